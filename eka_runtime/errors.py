@@ -1,0 +1,160 @@
+"""The exception tree of eka: every failure a caller may want to tell apart, with its exit code.
+
+The library raises these and never prints; `eka/output.py` shows them. Codes are listed in
+`spec/exit-codes.md` and never re-used. 125-127 and 128+n keep the meaning container runtimes
+and shells give them; a program's own status passes through untouched.
+
+    EkaError 1
+    ├── UsageError 2
+    ├── HeaderError 10             script header: syntax, unknown key, wrong type
+    ├── ConfigError 11             eka.toml, environment variables
+    ├── LockError 12               FILE.lock missing, stale or malformed
+    ├── PathNotFound 20            store path is well formed but not in this store
+    ├── FormatError 21             malformed hash, base32, name …
+    │   ├── InvalidStorePath 21
+    │   ├── NarError 31
+    │   ├── ExportError 32
+    │   └── CastoreError 33        directory message, digest, entry
+    │       └── DigestError 33
+    ├── StoreError 22
+    │   ├── StoreFormatError 23    unknown or newer store format
+    │   ├── StoreAccessError 24    disk full, read-only, permission
+    │   ├── StoreCorrupt 25        content does not match its digest
+    │   └── HashMismatch 26        stated and computed hash differ
+    ├── ProfileError 40            bundles/*.toml
+    ├── SpecError 41               config.json that is not a valid OCI runtime spec
+    ├── GrantError 42              a grant that cannot be given
+    ├── HostError 50               the host cannot do what is needed
+    │   ├── RuntimeMissing 51      neither crun nor runc
+    │   ├── UsernsForbidden 52
+    │   ├── SandboxDegraded 53     --require-sandbox refused a lower tier
+    │   └── ShellMissing 54        no static shell for /bin/sh
+    ├── CwdError 55                working directory not accessible
+    ├── LaunchError 125            the runtime itself failed before the program started
+    ├── NotExecutable 126
+    └── InterpreterNotFound 127
+"""
+
+from __future__ import annotations
+
+
+class EkaError(Exception):
+    """Base of all; `hint` is one imperative sentence that says what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(EkaError):
+    exit_code = 2
+
+
+class HeaderError(EkaError):
+    exit_code = 10
+
+
+class ConfigError(EkaError):
+    exit_code = 11
+
+
+class LockError(EkaError):
+    exit_code = 12
+
+
+class PathNotFound(EkaError):
+    exit_code = 20
+
+
+class FormatError(EkaError):
+    exit_code = 21
+
+
+class InvalidStorePath(FormatError):
+    exit_code = 21
+
+
+class NarError(FormatError):
+    exit_code = 31
+
+
+class ExportError(FormatError):
+    exit_code = 32
+
+
+class CastoreError(FormatError):
+    exit_code = 33
+
+
+class DigestError(CastoreError):
+    exit_code = 33
+
+
+class StoreError(EkaError):
+    exit_code = 22
+
+
+class StoreFormatError(StoreError):
+    exit_code = 23
+
+
+class StoreAccessError(StoreError):
+    exit_code = 24
+
+
+class StoreCorrupt(StoreError):
+    exit_code = 25
+
+
+class HashMismatch(StoreError):
+    exit_code = 26
+
+
+class ProfileError(EkaError):
+    exit_code = 40
+
+
+class SpecError(EkaError):
+    exit_code = 41
+
+
+class GrantError(EkaError):
+    exit_code = 42
+
+
+class HostError(EkaError):
+    exit_code = 50
+
+
+class RuntimeMissing(HostError):
+    exit_code = 51
+
+
+class UsernsForbidden(HostError):
+    exit_code = 52
+
+
+class SandboxDegraded(HostError):
+    exit_code = 53
+
+
+class ShellMissing(HostError):
+    exit_code = 54
+
+
+class CwdError(EkaError):
+    exit_code = 55
+
+
+class LaunchError(EkaError):
+    exit_code = 125
+
+
+class NotExecutable(EkaError):
+    exit_code = 126
+
+
+class InterpreterNotFound(EkaError):
+    exit_code = 127
