@@ -1,0 +1,41 @@
+"""`eka bundle create`: the bundle that a run would use, as a directory of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from eka.commands.grants import Asked, grant_options
+from eka.context import Context
+
+
+@click.command(name="create", context_settings={"allow_interspersed_args": False})
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("target")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…")
+@grant_options
+@click.pass_obj
+def command(
+    context: Context, asked: Asked, output: Path, target: str, arguments: tuple[str, ...]
+) -> None:
+    """Write the bundle of TARGET to DIR; `crun run -b DIR NAME` starts it without eka.
+
+    It refers to files in the store by their place on this host.
+    """
+    from eka.launching import get_ready
+    from eka.target import from_target
+    from eka_runtime.oci.bundle import write_bundle
+
+    ready, _ = get_ready(
+        lambda store: (from_target(target, asked.flags(), store, arguments), None),
+        context.store_dir,
+        context.output,
+    )
+    write_bundle(ready.bundle, output)
+    for note in ready.prepared.grants.notes:
+        context.output.warning(note)
+    if context.json:
+        context.output.json({"bundle": str(output.absolute()), "digest": ready.bundle.digest()})
+    else:
+        context.output.data(str(output.absolute()))

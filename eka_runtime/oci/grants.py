@@ -1,0 +1,248 @@
+"""What a run may see of the host beyond its packages: paths, variables, the network.
+
+Paths are resolved here, before anything is mounted, so that a symbolic link changed later cannot
+lead elsewhere. Constraint: asking is explicit. The one exception is the working directory (and the
+script itself, read-only), and never when that would hand over the whole home directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from eka_runtime.errors import GrantError
+
+Asked = tuple[str, str]
+"""A text and who asked for it, such as ("~/data", "header read")."""
+
+DEFAULT_CWD = "default: working directory"
+SCRIPT = "the script itself"
+
+RESERVED = ("/bin", "/dev", "/etc", "/nix", "/nix/store", "/proc", "/sys", "/tmp", "/usr/bin")
+"""Directories the bundle has of its own; what lies below most of them can be granted."""
+
+_CLOSED = ("/proc", "/nix/store")
+_FIXED = ("/bin/sh", "/usr/bin/env", "/dev/pts", "/dev/ptmx", "/dev/console")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+class Grant(NamedTuple):
+    """`path` is where it appears inside; `source` is the host path, free of symbolic links."""
+
+    path: str
+    write: bool
+    origin: str
+    source: str
+    directory: bool
+
+
+class EnvGrant(NamedTuple):
+    """`value` None: taken from the caller's environment at each launch, and never written down."""
+
+    name: str
+    value: str | None
+    origin: str
+
+
+class Grants(NamedTuple):
+    """`paths` has parents before children. `network` is who asked for it, None for no network.
+
+    `notes` are sentences for people about what was not granted, each with the remedy.
+    """
+
+    network: str | None = None
+    paths: tuple[Grant, ...] = ()
+    env: tuple[EnvGrant, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def resolve_grants(
+    read: Sequence[Asked],
+    write: Sequence[Asked],
+    base: Path,
+    home: str,
+    cwd: str,
+    grant_cwd: bool,
+    script: Path | None = None,
+    env: Sequence[Asked] = (),
+    network: str | None = None,
+) -> Grants:
+    """Relative texts start at `base`. Raises GrantError for what does not exist or cannot be given.
+
+    An explicit grant of the working directory or of the script replaces the default one.
+    """
+    start = os.path.join(cwd, base)
+    asked = [_resolve(text, origin, False, start, home) for text, origin in read]
+    asked += [_resolve(text, origin, True, start, home) for text, origin in write]
+    notes: list[str] = []
+    defaults = []
+    if grant_cwd:
+        objection = _cwd_objection(cwd, home)
+        if objection is None:
+            defaults.append(_resolve(cwd, DEFAULT_CWD, True, "/", home))
+        elif not any(grant.path == cwd for grant in asked):
+            notes.append(objection)
+    if script is not None:
+        defaults.append(_script(os.path.join(cwd, script), home))
+    return Grants(network, _arrange(asked, defaults), _variables(env), tuple(notes))
+
+
+def _resolve(text: str, origin: str, write: bool, start: str, home: str) -> Grant:
+    named = os.path.join(start, _expand(text, origin, home))
+    path = os.path.normpath(named).replace("//", "/", 1)  # POSIX lets normpath keep a leading //
+    source = _real(named, text, origin)
+    if ".." in named.split("/") and _real(path, text, origin) != source:
+        # `link/..` is not where it looks: the kernel goes up from the link's target.
+        path = source
+    _refuse(path, text, origin)
+    try:
+        mode = os.stat(source).st_mode
+    except OSError as error:
+        raise _unusable(text, origin, error) from error
+    return Grant(path, write, origin, source, stat.S_ISDIR(mode))
+
+
+def _expand(text: str, origin: str, home: str) -> str:
+    if not text or "\0" in text:
+        raise GrantError(f"`{text!r}` ({origin}) is not a path")
+    head, slash, rest = text.partition("/")
+    if head == "~":
+        return f"{home}/{rest}" if slash else home
+    if head.startswith("~"):
+        raise GrantError(
+            f"`{text}` ({origin}): only `~` and `~/…` are expanded",
+            hint=f"write the path in full, or `./{text}` for a name that begins with `~`",
+        )
+    return text
+
+
+def _real(path: str, text: str, origin: str) -> str:
+    try:
+        source = os.path.realpath(path, strict=True)
+    except OSError as error:
+        raise _unusable(text, origin, error) from error
+    if source == "/" or within(source, "/proc"):
+        raise GrantError(f"`{text}` ({origin}) cannot be granted: it is `{source}` of the host")
+    return source
+
+
+def _unusable(text: str, origin: str, error: OSError) -> GrantError:
+    # A link into a store that only exists inside bundles is a package, and dangles out here.
+    if error.filename and within(os.fspath(error.filename), "/nix/store"):
+        hint = "store paths are packages: name it with `packages = […]` or `-p`"
+    elif isinstance(error, FileNotFoundError):
+        hint = "create it first, or drop the grant"
+    else:
+        hint = "grant a path that you can read yourself"
+    return GrantError(f"cannot grant `{text}` ({origin}): {error.strerror}", hint=hint)
+
+
+def reserved(path: str) -> str | None:
+    """The place of the bundle's own that a mount at `path` would hide or change; None if free."""
+    if path == "/":
+        return "/"
+    for place in _CLOSED:
+        if within(path, place):
+            return place
+    for place in (*RESERVED, *_FIXED):
+        if within(place, path):
+            return place
+    return None
+
+
+def _refuse(path: str, text: str, origin: str) -> None:
+    place = reserved(path)
+    if place is not None:
+        raise GrantError(
+            f"`{text}` ({origin}) cannot be granted: the bundle has its own `{place}`",
+            hint="store paths are packages: name it with `packages = […]` or `-p`"
+            if place.startswith("/nix")
+            else "grant the files or directories that are needed, one by one",
+        )
+
+
+def _cwd_objection(cwd: str, home: str) -> str | None:
+    """Why the working directory is not granted by default; None when it is."""
+    homes = {os.path.normpath(home), os.path.realpath(home)}
+    if any(within(place, cwd) for place in homes):
+        what = "the home directory" if cwd in homes else "a parent of the home directory"
+    elif reserved(cwd) is not None:
+        what = "a system directory"
+    else:
+        return None
+    return (
+        f"`{cwd}` is not visible to the program because it is {what}:"
+        " change to a project directory, or grant what it needs with `--read` or `--write`"
+    )
+
+
+def _script(place: str, home: str) -> Grant:
+    try:
+        grant = _resolve(place, SCRIPT, False, "/", home)
+    except GrantError as error:
+        raise GrantError(str(error), hint="save the script to a regular file") from error
+    if grant.directory:
+        raise GrantError(f"`{place}` is a directory", hint="name a script or a program file")
+    return grant
+
+
+def _arrange(asked: Iterable[Grant], defaults: Iterable[Grant]) -> tuple[Grant, ...]:
+    chosen: dict[str, Grant] = {}
+    for grant in asked:
+        other = chosen.get(grant.path)
+        chosen[grant.path] = _merge(other, grant) if other else grant
+    for grant in defaults:
+        chosen.setdefault(grant.path, grant)
+    placed = [_reachable(grant, chosen) for grant in sorted(chosen.values(), key=_depth_first)]
+    merged: dict[str, Grant] = {}
+    for grant in placed:
+        other = merged.get(grant.path)
+        merged[grant.path] = _merge(other, grant) if other else grant
+    return tuple(sorted(merged.values(), key=_depth_first))
+
+
+def _merge(first: Grant, second: Grant) -> Grant:
+    origins = sorted({*first.origin.split(", "), *second.origin.split(", ")})
+    return first._replace(write=first.write or second.write, origin=", ".join(origins))
+
+
+def _reachable(grant: Grant, chosen: dict[str, Grant]) -> Grant:
+    """Moves a grant whose name leads through a symbolic link that another grant shows inside.
+
+    The runtime follows that link when it mounts, so the mount has to be where the link leads.
+    """
+    for other in chosen.values():
+        if other.directory and other.path != grant.path and within(grant.path, other.path):
+            below = grant.path[len(other.path) :]
+            if grant.source != other.source + below:
+                _refuse(grant.source, grant.path, grant.origin)
+                return grant._replace(path=grant.source)
+    return grant
+
+
+def _variables(asked: Sequence[Asked]) -> tuple[EnvGrant, ...]:
+    found: dict[str, EnvGrant] = {}
+    for text, origin in asked:
+        name, stated, value = text.partition("=")
+        if not _NAME.match(name):
+            raise GrantError(
+                f"`{text}` ({origin}) is not a variable",
+                hint="write NAME to pass a variable on, or NAME=VALUE to set one",
+            )
+        if "\0" in value:
+            raise GrantError(f"the value of `{name}` ({origin}) has a null character")
+        found[name] = EnvGrant(name, value if stated else None, origin)
+    return tuple(sorted(found.values()))
+
+
+def _depth_first(grant: Grant) -> list[str]:
+    return grant.path.split("/")
+
+
+def within(path: str, place: str) -> bool:
+    """Whether `path` is `place` or lies below it."""
+    return path == place or path.startswith("/" if place == "/" else place + "/")
