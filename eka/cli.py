@@ -1,0 +1,172 @@
+"""The `eka` command: a table of sub-commands, each imported only when it is called.
+
+Every command, however deep, takes the common options (`--store`, `-C`, `--json`, …) before or after
+its own name. Errors end here: an EkaError is printed with its hint and becomes its exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from eka.context import Context
+from eka.report import run_guarded
+from eka.version import __version__
+from eka_runtime.errors import UsageError
+
+# name -> (module, attribute, one line for --help)
+COMMANDS = {
+    "run": ("eka.commands.run", "command", "Run a store path, a package's program or a script"),
+    "shell": ("eka.commands.shell", "command", "Open a shell with packages on its PATH"),
+    "explain": ("eka.commands.explain", "command", "Say what a run may see, and who asked for it"),
+    "bundle": ("eka.commands.bundle", "group", "Create, show, validate and compare OCI bundles"),
+    "store": ("eka.commands.store", "group", "Add, import, look into and check the store"),
+    "doctor": ("eka.commands.doctor", "command", "Probe this host and say what would improve it"),
+    "completion": ("eka.commands.completion", "command", "Print the completion script of a shell"),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its sub-commands by name and help line; imports one when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), attribute)
+        command.name = cmd_name
+        return with_common_options(command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry[2]) for name, entry in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            # click's main would make status 1 of it, even where it is not to exit by itself.
+            raise ReaderGone from error
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Exits with the command's status; click's own reports are shown in eka's form."""
+        context = kwargs.setdefault("obj", Context())
+        kwargs["standalone_mode"] = False
+
+        def command() -> object:
+            return super(LazyGroup, self).main(*args, **kwargs)
+
+        sys.exit(run_guarded(context.output, lambda: in_terms_of_eka(command)))
+
+
+class ReaderGone(Exception):
+    """A BrokenPipeError on its way past click."""
+
+
+def in_terms_of_eka(action: Callable[[], object]) -> object:
+    """Lets click's own exceptions be reported like all others."""
+    try:
+        return action()
+    except ReaderGone:
+        raise BrokenPipeError from None
+    except click.exceptions.Abort:
+        raise KeyboardInterrupt from None
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.ClickException as error:
+        where = error.ctx if isinstance(error, click.UsageError) else None
+        hint = f"see `{where.command_path} --help`" if where else None
+        raise UsageError(error.format_message().rstrip("."), hint=hint) from None
+
+
+def with_common_options(command: click.Command) -> click.Command:
+    """Adds the common options to a command and everything below it, once."""
+    if isinstance(command, click.Group):
+        for child in command.commands.values():
+            with_common_options(child)
+    taken = {opt for param in command.params for opt in param.opts}
+    command.params += [option for option in _common_options() if not taken & set(option.opts)]
+    return command
+
+
+def _common_options() -> list[click.Option]:
+    def option(*names: str, callback: Callable[[Context, Any], None], **extra: Any) -> click.Option:
+        def apply(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+            if value not in (None, False, 0):
+                callback(ctx.find_object(Context) or ctx.ensure_object(Context), value)
+
+        return click.Option(names, callback=apply, expose_value=False, **extra)
+
+    return [
+        option("--json", callback=_set_json, is_flag=True, help="Print data as JSON objects."),
+        option("--store", callback=_set_store, metavar="DIR", help="Use the store in DIR."),
+        option("-C", "--directory", callback=_chdir, metavar="DIR", help="Start in DIR."),
+        option("-v", "--verbose", callback=_louder, count=True, help="Say more."),
+        option("-q", "--quiet", callback=_quiet, is_flag=True, help="Say only errors."),
+        option(
+            "--color",
+            callback=_set_color,
+            type=click.Choice(["auto", "always", "never"]),
+            help="Color messages.",
+        ),
+        option("--offline", callback=_set_offline, is_flag=True, help="Use no network."),
+    ]
+
+
+def _set_json(context: Context, value: Any) -> None:
+    context.output.json_mode = True
+
+
+def _set_store(context: Context, value: Any) -> None:
+    context.store_dir = Path(value)
+
+
+def _chdir(context: Context, value: Any) -> None:
+    try:
+        os.chdir(value)
+    except OSError as error:
+        raise click.BadParameter(f"{value}: {error.strerror}", param_hint="-C") from error
+
+
+def _louder(context: Context, value: Any) -> None:
+    context.output.verbosity = int(value)
+
+
+def _quiet(context: Context, value: Any) -> None:
+    context.output.verbosity = -1
+
+
+def _set_color(context: Context, value: Any) -> None:
+    context.output.color = value
+
+
+def _set_offline(context: Context, value: Any) -> None:
+    context.offline = True
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="eka", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Run, build and evaluate Nix-store software with no root, no Nix and no /nix/store."""
+    ctx.ensure_object(Context)
+
+
+with_common_options(cli)
+
+
+def main() -> NoReturn:
+    cli.main(prog_name="eka")

@@ -1,0 +1,31 @@
+"""`eka explain`: what a run may see, and who asked for it; nothing is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from eka.commands.grants import Asked, grant_options
+from eka.context import Context
+
+
+@click.command()
+@click.argument("target", metavar="FILE|TARGET|BUNDLE")
+@grant_options
+@click.pass_obj
+def command(context: Context, asked: Asked, target: str) -> None:
+    """Print every mount, variable, file and namespace of a run, and who asked for it."""
+    from eka.launching import explain, get_ready
+    from eka.target import from_target
+    from eka_runtime.oci.record import load_reasons
+
+    if (Path(target) / "config.json").exists():
+        explain(load_reasons(Path(target)), (), context.output)
+        return
+    ready, _ = get_ready(
+        lambda store: (from_target(target, asked.flags(), store), None),
+        context.store_dir,
+        context.output,
+    )
+    explain(ready.bundle.reasons, ready.prepared.grants.notes, context.output)

@@ -1,0 +1,56 @@
+"""The options of every command that starts or describes a bundle: packages and grants."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from eka.script.flags import Flags
+
+
+class Asked(NamedTuple):
+    package: tuple[str, ...]
+    interpreter: str | None
+    net: bool
+    read: tuple[str, ...]
+    write: tuple[str, ...]
+    env: tuple[str, ...]
+
+    def flags(self) -> Flags:
+        """As `eka-run` would have read them from its command line."""
+        from eka.script.flags import parse_flags
+
+        words = [word for value in self.package for word in ("-p", value)]
+        words += ["-i", self.interpreter] if self.interpreter else []
+        words += ["--net"] if self.net else []
+        for name, values in (("read", self.read), ("write", self.write), ("env", self.env)):
+            words += [f"--{name}={value}" for value in values]
+        return parse_flags(words)[0]
+
+
+def grant_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options; the function gets them as `asked`."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **values: Any) -> Any:
+        asked = Asked(*(values.pop(name) for name in Asked._fields))
+        return function(*args, asked=asked, **values)
+
+    for option in (
+        click.option(
+            "--env", multiple=True, metavar="NAME[=V]", help="Pass a variable on, or set it."
+        ),
+        click.option("--write", multiple=True, metavar="PATH", help="Show PATH, writable."),
+        click.option("--read", multiple=True, metavar="PATH", help="Show PATH, read-only."),
+        click.option("--net", is_flag=True, help="Grant the host's network."),
+        click.option("-i", "--interpreter", metavar="I", help="Program that runs a script."),
+        click.option(
+            "-p", "--package", multiple=True, metavar="P", help="Store path, or link to one."
+        ),
+    ):
+        wrapper = option(wrapper)
+    return wrapper

@@ -1,0 +1,45 @@
+"""`eka run TARGET`: a store path, a program of `-p` packages, or a script."""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn
+
+import click
+
+from eka.commands.grants import Asked, grant_options
+from eka.context import Context
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option("--keep", is_flag=True, help="Say where the bundle is.")
+@click.option("--require-sandbox", is_flag=True, help="Refuse a weaker sandbox.")
+@click.argument("target")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…")
+@grant_options
+@click.pass_obj
+def command(
+    context: Context,
+    asked: Asked,
+    target: str,
+    arguments: tuple[str, ...],
+    keep: bool,
+    require_sandbox: bool,
+) -> NoReturn:
+    """Run TARGET in a bundle: a store path's program, a program of the -p packages, or a script.
+
+    The status is the program's own.
+    """
+    from eka.launching import get_ready, require_full_sandbox
+    from eka.target import from_target
+
+    ready, _ = get_ready(
+        lambda store: (from_target(target, asked.flags(), store), None),
+        context.store_dir,
+        context.output,
+    )
+    if require_sandbox:
+        require_full_sandbox(ready.host)
+    if keep:
+        context.output.message(f"bundle: {ready.bundle_dir()}")
+    os._exit(ready.start(arguments, context.output))

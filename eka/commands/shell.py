@@ -1,0 +1,33 @@
+"""`eka shell`: an interactive shell in a bundle, with the packages on its PATH."""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn
+
+import click
+
+from eka.commands.grants import Asked, grant_options
+from eka.context import Context
+
+
+@click.command()
+@click.argument("target", required=False)
+@grant_options
+@click.pass_obj
+def command(context: Context, asked: Asked, target: str | None) -> NoReturn:
+    """Open a shell with the -p packages (and TARGET, one more) on its PATH."""
+    from eka.launching import get_ready
+    from eka.script.flags import Flags
+    from eka.wanted import Program, Wanted, from_flags
+
+    packages = (*asked.package, *([target] if target else []))
+    flags: Flags = asked._replace(package=packages).flags()
+    words = (asked.interpreter or "sh",)
+
+    def wanted() -> Wanted:
+        shell = Program(words, "--interpreter" if asked.interpreter else "default")
+        return from_flags(flags, profile="shell")._replace(program=shell)
+
+    ready, _ = get_ready(lambda store: (wanted(), None), context.store_dir, context.output)
+    os._exit(ready.start((), context.output))

@@ -1,0 +1,89 @@
+"""Settings of the tool: `eka.toml` and `EKA_*` variables, in one record that knows their origin.
+
+Layers, later wins: built-in default, `$XDG_CONFIG_HOME/eka/eka.toml`, the environment, the command
+line. Unknown keys are errors: a misspelt setting that is silently ignored is the worst kind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from eka_runtime.errors import ConfigError
+from eka_runtime.store.layout import default_store_dir
+
+_KEYS = {"store": "EKA_STORE", "shell": "EKA_SHELL", "runtime": "EKA_RUNTIME", "mode": "EKA_MODE"}
+
+
+class Settings(NamedTuple):
+    """`shell` is a static shell's path for /bin/sh; `runtime` and `mode` are None for "probe"."""
+
+    store: Path
+    shell: str | None
+    runtime: str | None
+    mode: str | None
+    origin: Mapping[str, str]
+
+
+def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> Settings:
+    """Raises ConfigError naming file and key; relative paths in eka.toml are refused."""
+    file = config_dir(environ) / "eka.toml"
+    values = _from_file(file)
+    origin = dict.fromkeys(values, str(file))
+    for key, variable in _KEYS.items():
+        if environ.get(variable):
+            values[key], origin[key] = environ[variable], variable
+    if store is not None:
+        values["store"], origin["store"] = str(store.absolute()), "--store"
+    chosen = values.get("store") or os.fspath(default_store_dir(environ))
+    return Settings(
+        Path(chosen).absolute(),
+        values.get("shell"),
+        values.get("runtime"),
+        values.get("mode"),
+        origin,
+    )
+
+
+def config_dir(environ: Mapping[str, str]) -> Path:
+    return _xdg(environ, "XDG_CONFIG_HOME", ".config") / "eka"
+
+
+def cache_dir(environ: Mapping[str, str]) -> Path:
+    """Everything below may be deleted at any time; nothing but speed is lost."""
+    return _xdg(environ, "XDG_CACHE_HOME", ".cache") / "eka"
+
+
+def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
+    # The XDG base directory specification: relative values are invalid and ignored.
+    value = environ.get(variable, "")
+    if value.startswith("/"):
+        return Path(value)
+    return Path(environ.get("HOME") or Path.home()) / fallback
+
+
+def _from_file(file: Path) -> dict[str, str]:
+    import tomli
+
+    try:
+        data = tomli.loads(file.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read `{file}`: {error}") from error
+    except tomli.TOMLDecodeError as error:
+        raise ConfigError(f"`{file}` is not valid TOML: {error}") from error
+    return {key: _checked(file, key, value) for key, value in data.items()}
+
+
+def _checked(file: Path, key: str, value: object) -> str:
+    if key not in _KEYS:
+        known = ", ".join(f"`{name}`" for name in _KEYS)
+        raise ConfigError(f"unknown key `{key}` in `{file}`", hint=f"use one of {known}")
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"`{key}` in `{file}` must be a non-empty string")
+    if key in ("store", "shell") and not value.startswith("/"):
+        raise ConfigError(f"`{key}` in `{file}` must be an absolute path: {value}")
+    return value

@@ -1,0 +1,165 @@
+"""Makes a run ready and starts it: bundle into the cache, plan for this host, launch record.
+
+    $XDG_CACHE_HOME/eka/bundle/<digest>/   compiled bundles; any may be deleted when nothing runs
+    $XDG_CACHE_HOME/eka/launch/            launch records (eka.warm, eka.record)
+
+The start itself is `eka.warm.start`: one path for cold and warm.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from eka import warm
+from eka.config import Settings, cache_dir, config_dir, load_settings
+from eka.output import Output
+from eka.prepare import Prepared, prepare
+from eka.record import Dependencies, write_record
+from eka.wanted import Wanted
+from eka_runtime.errors import HostError, SandboxDegraded, UsageError
+from eka_runtime.oci.bundle import Bundle, write_bundle
+from eka_runtime.oci.explain import Reason, objects, table
+from eka_runtime.runtime.enter import Refused
+from eka_runtime.runtime.launch import Plan, default_state_directory, plan
+from eka_runtime.runtime.probe import Host, probe
+from eka_runtime.store.store import Store
+
+T = TypeVar("T")
+
+
+class Ready(NamedTuple):
+    """A run that only lacks the caller's own arguments."""
+
+    prepared: Prepared
+    settings: Settings
+    host: Host
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.prepared.bundle
+
+    def bundle_dir(self) -> Path:
+        """The bundle on disk, written now unless an equal one is there."""
+        name = self.bundle.digest().partition("-")[2].translate(_IN_FILE_NAMES)
+        place = cache_dir(os.environ) / "bundle" / name
+        if not (place / "config.json").exists():
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_once(self.bundle, place)
+        return place
+
+    def plan(self) -> Plan:
+        state = default_state_directory(os.environ)
+        return plan(self.bundle.spec.to_data(), self.bundle_dir(), self.host, state=state)
+
+    def launch(self) -> warm.Record:
+        """What `warm.start` takes; values for passed variables are looked up at each start."""
+        process = self.bundle.spec.process
+        passed = self.bundle.passed
+        return {
+            "plan": self.plan(),
+            "args": [os.fsencode(word) for word in (process and process.args) or ()],
+            "env": [os.fsencode(text) for text in (process and process.env) or ()],
+            "pass": [os.fsencode(p.name) for p in passed if not p.terminal_only],
+            "pass_on_terminal": [os.fsencode(p.name) for p in passed if p.terminal_only],
+        }
+
+    def start(self, arguments: Sequence[str], output: Output) -> int:
+        """Takes over the process; the caller ends it with the status."""
+        for note in self.prepared.grants.notes:
+            output.warning(note)
+        try:
+            return warm.start(self.launch(), [os.fsencode(word) for word in arguments])
+        except Refused as error:
+            raise HostError(
+                f"the host refused a namespace it allowed before: {error}",
+                hint="see `eka doctor`",
+            ) from error
+
+
+HYBRID_CONTROLLERS = b"/sys/fs/cgroup/unified/cgroup.controllers"
+"""What decides whether crun must be kept from a hybrid cgroup tree; it can change at any time."""
+
+_IN_FILE_NAMES = str.maketrans("+/", "-_", "=")
+
+
+def get_ready(
+    ask: Callable[[Store], tuple[Wanted, T]], store_dir: Path | None, output: Output
+) -> tuple[Ready, T]:
+    """Opens the store only as long as it takes. `ask` says what is wanted, given the store."""
+    settings = load_settings(os.environ, store=store_dir)
+    host = probe(environ=_for_probe(settings))
+    with Store.open(settings.store) as store:
+        wanted, more = ask(store)
+        prepared = prepare(wanted, settings, store, root_inside(host))
+    return Ready(prepared, settings, host), more
+
+
+def _for_probe(settings: Settings) -> dict[str, str]:
+    """The environment with what eka.toml says about the runtime."""
+    stated = {"EKA_RUNTIME": settings.runtime, "EKA_MODE": settings.mode}
+    return {**os.environ, **{name: value for name, value in stated.items() if value}}
+
+
+def root_inside(host: Host) -> bool:
+    """runc cannot start a program as anybody but 0 of its user namespace."""
+    return host.kind == "runc" and host.uid != 0
+
+
+def require_full_sandbox(host: Host) -> None:
+    """Raises SandboxDegraded in a mode that isolates less."""
+    if host.mode == "degraded":
+        raise SandboxDegraded(
+            "this host allows a weaker sandbox only (mode `degraded`)",
+            hint="see `eka doctor` for what would lift it, or drop `--require-sandbox`",
+        )
+
+
+def explain(reasons: Sequence[Reason], notes: Sequence[str], output: Output) -> int:
+    """Prints every mount, variable and namespace with who asked for it."""
+    if output.json_mode:
+        for row in objects(reasons):
+            output.json(row)
+    else:
+        for line in table(reasons):
+            output.data(line)
+    for note in notes:
+        output.warning(note)
+    return 0
+
+
+def write_once(bundle: Bundle, place: Path) -> None:
+    """Many starts may race to write the same bundle; the first wins."""
+    try:
+        write_bundle(bundle, place)
+    except UsageError:
+        if not (place / "config.json").exists():
+            raise
+
+
+def record_launch(
+    flags: Sequence[str], file: str, fingerprint: bytes | tuple[int, ...] | None, ready: Ready
+) -> bool:
+    """Leaves a launch record; False when something was in motion, or the cache is not writable."""
+    prepared, settings = ready.prepared, ready.settings
+    grants = prepared.grants.paths
+    depends = Dependencies(
+        files=_bytes(
+            *prepared.host_files,
+            ready.host.runtime,
+            config_dir(os.environ) / "eka.toml",
+            settings.store / "format",
+        ),
+        contents=(HYBRID_CONTROLLERS,),
+        places=_bytes(file, *(grant.path for grant in grants)),
+        links=_bytes(*prepared.links),
+        present=_bytes(*prepared.view_sources, ready.bundle_dir() / "rootfs"),
+    )
+    words = [os.fsencode(word) for word in flags]
+    return write_record(words, os.fsencode(file), fingerprint, depends, ready.launch())
+
+
+def _bytes(*paths: str | os.PathLike[str]) -> tuple[bytes, ...]:
+    return tuple(os.fsencode(path) for path in paths)

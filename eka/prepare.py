@@ -1,0 +1,166 @@
+"""From what a person asked to a bundle that can be started: packages, program, grants, closure.
+
+Used alike by `eka-run`, `eka run`, `eka shell`, `eka explain` and `eka bundle create`.
+Deterministic: the same request on the same store and host compiles to the same bundle. Nothing is
+executed here.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from pathlib import Path
+from typing import NamedTuple
+
+from eka import warm
+from eka.config import Settings
+from eka.packages import links_of, resolve_packages
+from eka.program import Programs
+from eka.shell import find_shell, require_shell
+from eka.version import __version__
+from eka.wanted import SH, Wanted
+from eka_runtime.errors import CwdError
+from eka_runtime.nix.path import STORE_DIR
+from eka_runtime.oci.bundle import Bundle, BundleRequest, Caller, Process, compile_bundle
+from eka_runtime.oci.grants import Grants, resolve_grants
+from eka_runtime.oci.profile import load_profile
+from eka_runtime.store.store import Store
+from eka_runtime.view.bind import BindView
+
+
+class Prepared(NamedTuple):
+    """A compiled bundle, and what it was made from that may change behind its back."""
+
+    bundle: Bundle
+    grants: Grants
+    view_sources: tuple[str, ...]
+    host_files: tuple[str, ...]
+    links: tuple[str, ...]
+
+
+def prepare(wanted: Wanted, settings: Settings, store: Store, root_inside: bool) -> Prepared:
+    """Raises what resolving, finding and granting raise; the store gains checkouts only."""
+    cwd = working_directory()
+    programs, packages = _programs(wanted, store)
+    shell = find_shell(programs, settings)
+    caller = current_caller()
+    profile = load_profile(wanted.profile)
+    grants = resolve_grants(
+        read=wanted.read,
+        write=wanted.write,
+        env=wanted.env,
+        network=wanted.network,
+        base=Path(cwd),
+        home=caller.home,
+        cwd=cwd,
+        grant_cwd=profile.grant_cwd,
+        script=wanted.script,
+    )
+    words = _words(wanted, programs)
+    if words[:1] == (SH,):
+        require_shell(shell)
+    view = BindView(store).plan(list(programs.closure.values()))
+    request = BundleRequest(
+        profile=profile,
+        view=view,
+        closure=tuple(info.path for info in programs.closure.values()),
+        process=Process(
+            _with_file(words, wanted), _environment(programs), cwd, False, warm.umask()
+        ),
+        grants=grants,
+        caller=caller,
+        shell=shell.files,
+        host_files=tuple(file for file in profile.host_paths() if os.path.exists(file)),
+        annotations={"dev.eka.version": __version__},
+        packages=packages,
+        root_inside=root_inside,
+    )
+    return Prepared(
+        _compile(request, wanted, words),
+        grants,
+        tuple(mount.source for mount in view.mounts),
+        (*profile.host_paths(), *([shell.host] if shell.host else [])),
+        tuple(link for ref in wanted.packages for link in links_of(ref)),
+    )
+
+
+def _compile(request: BundleRequest, wanted: Wanted, words: tuple[str, ...]) -> Bundle:
+    bundle = compile_bundle(request)
+    process = bundle.spec.process
+    if process is None or process.cwd == request.process.cwd:
+        return bundle
+    # The working directory is not shown, so a relative name of the file would lead nowhere.
+    args = _with_file(words, wanted, request.process.cwd)
+    return compile_bundle(request._replace(process=request.process._replace(args=args)))
+
+
+def _with_file(words: tuple[str, ...], wanted: Wanted, base: str = "") -> tuple[str, ...]:
+    """The words, then the script as it was typed: what the kernel does for a `#!` line."""
+    file = wanted.program.file if wanted.program else None
+    if file is None:
+        return (*words, *wanted.arguments)
+    if not words and "/" not in file:
+        file = f"./{file}"
+    return (*words, os.path.join(base, file), *wanted.arguments)
+
+
+def working_directory() -> str:
+    """Raises CwdError when it was deleted or may not be entered."""
+    hint = "change to a directory that you can enter, or use `eka -C DIR`"
+    try:
+        cwd = os.getcwd()
+    except OSError as error:
+        raise CwdError(
+            f"the working directory is not there: {error.strerror}", hint=hint
+        ) from error
+    if not os.access(cwd, os.X_OK):
+        raise CwdError(f"the working directory `{cwd}` is not accessible", hint=hint)
+    return cwd
+
+
+def current_caller() -> Caller:
+    """The caller's ids and names; ids without an entry get names made of the number."""
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        entry = pwd.getpwuid(uid)
+        user, home = entry.pw_name, os.environ.get("HOME") or entry.pw_dir
+    except KeyError:
+        user, home = f"user{uid}", os.environ.get("HOME") or f"/home/user{uid}"
+    try:
+        group = grp.getgrgid(gid).gr_name
+    except KeyError:
+        group = f"group{gid}"
+    return Caller(uid, gid, user, group, os.path.normpath(home))
+
+
+def _programs(wanted: Wanted, store: Store) -> tuple[Programs, dict[str, str]]:
+    """The packages with their closure, and who asked for each package."""
+    stated = resolve_packages(wanted.packages, store)
+    asked = {str(info.path): ref.origin for info, ref in stated}
+    for info in (*wanted.roots, *([wanted.main] if wanted.main else [])):
+        asked.setdefault(str(info.path), "target" if info is wanted.main else "found in the file")
+    roots = [info for info, _ in stated] + [*wanted.roots]
+    roots += [wanted.main] if wanted.main else []
+    packages = tuple({info.path: info for info in roots}.values())
+    paths = store.closure([info.path for info in packages])
+    closure = {path.base: store.info(path) for path in sorted(paths)}
+    return Programs(store, packages, closure), asked
+
+
+def _words(wanted: Wanted, programs: Programs) -> tuple[str, ...]:
+    if wanted.program is None:
+        return (programs.main_program(wanted.main),) if wanted.main else (SH,)
+    if not wanted.program.words:
+        return ()
+    first, *rest = wanted.program.words
+    if first == "sh":
+        first = programs.find("sh") or SH
+    elif not first.startswith("/") or first.startswith(STORE_DIR + "/"):
+        first = programs.require(first, wanted.program.asked_by)
+    return (first, *rest)
+
+
+def _environment(programs: Programs) -> tuple[tuple[str, str], ...]:
+    # /bin and /usr/bin hold nothing but sh and env; they come last so that packages win.
+    return (("PATH", ":".join([*programs.search_path(), "/bin", "/usr/bin"])),)

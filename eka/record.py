@@ -1,0 +1,83 @@
+"""Writes launch records, the cache that `eka.warm` starts from.
+
+A record is written only when nothing that it depends on can have changed while it was being made:
+every file must have been still (by its change time) since before this process began, and the script
+must have the same content before and after. Otherwise the next start tries again.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eka import warm
+
+_STARTED = time.time_ns()
+_TICK = 20_000_000  # ns; file times move in steps of a kernel tick, at most 10 ms
+
+
+class Dependencies(NamedTuple):
+    """What shaped a launch: `files` by their stamps, the kernel's by their `contents`, `places` by
+    where they really are, symbolic `links` by what they say, and what has to be `present`."""
+
+    files: tuple[bytes, ...]
+    contents: tuple[bytes, ...]
+    places: tuple[bytes, ...]
+    links: tuple[bytes, ...]
+    present: tuple[bytes, ...]
+
+
+def write_record(
+    flags: list[bytes],
+    file: bytes,
+    script: bytes | tuple[int, ...] | None,
+    depends: Dependencies,
+    launch: Mapping[str, Any],
+) -> bool:
+    """Whether a record was written. `script` is `warm.fingerprint(file)` from before reading it."""
+    stamps = {path: warm.stamp(path) for path in {*depends.files, *_own_files()}}
+    if script is None or script != warm.fingerprint(file) or not _still(stamps.values()):
+        return False
+    record = {
+        "format": warm.FORMAT,
+        "script": script,
+        "stamps": sorted(stamps.items()),
+        "contents": [(path, warm.content(path)) for path in depends.contents],
+        "places": [(path, warm.real(path)) for path in depends.places],
+        "links": [(link, os.readlink(link)) for link in depends.links],
+        "present": list(depends.present),
+        **launch,
+    }
+    return _publish(Path(os.fsdecode(warm.record_file(flags, file))), marshal.dumps(record))
+
+
+def _own_files() -> Iterable[bytes]:
+    """The sources of eka that had a part in this launch, so that no upgrade or edit is missed."""
+    for name, module in sys.modules.items():
+        if name.partition(".")[0] in ("eka", "eka_runtime") and module.__file__:
+            yield os.fsencode(module.__file__)
+
+
+def _still(stamps: Iterable[tuple[int, ...] | None]) -> bool:
+    changed = max((stamp[-1] for stamp in stamps if stamp), default=0)
+    return changed < _STARTED - _TICK
+
+
+def _publish(target: Path, data: bytes) -> bool:
+    """Atomically; a cache that cannot be written is no reason to fail."""
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as stream:
+            stream.write(data)
+        os.rename(fresh, target)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        return False
+    return True

@@ -1,0 +1,42 @@
+"""Runs a command to its exit status: the one place where an exception becomes a message.
+
+Kept apart from `eka/cli.py` so that `eka-run` reports alike without loading click.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from eka.output import Output
+from eka_runtime.errors import EkaError
+
+EXIT_BUG = 70
+"""An exception nobody foresaw; EX_SOFTWARE of sysexits.h."""
+
+EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
+
+
+def run_guarded(output: Output, action: Callable[[], object]) -> int:
+    """The status that `action` returns (0 for none), or that of the error it raised."""
+    try:
+        status = action()
+        sys.stdout.flush()
+    except EkaError as error:
+        output.error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away (`eka … | head`); stdout must not be flushed again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_PIPE
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        output.error(EkaError("this is a bug in eka", hint="report it with the lines above"))
+        return EXIT_BUG
+    return status if isinstance(status, int) else 0

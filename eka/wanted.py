@@ -1,0 +1,171 @@
+"""What a run is to be, as asked for: gathered from a script's header, flags, or a target.
+
+Nothing is resolved here but the store paths that a file mentions. Relative grants of a script start
+at the script's directory, those of the command line at the working directory; both are made
+absolute at once, so that nobody later has to know.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from eka.packages import PackageRef
+from eka.script.flags import Flags
+from eka.script.header import Header, parse_header, read_head
+from eka.script.scan import Candidate, describe_offset, resolve, scan
+from eka.script.shebang import kernel_shebang
+from eka.script.stated import Stated
+from eka_runtime.errors import InterpreterNotFound, PathNotFound, UsageError
+from eka_runtime.linux.elf import elf_interpreter, is_elf
+from eka_runtime.nix.path import STORE_DIR, StorePath
+from eka_runtime.oci.grants import Asked
+from eka_runtime.store.pathinfo import PathInfo
+from eka_runtime.store.store import Store
+
+SH = "/bin/sh"
+
+
+class Program(NamedTuple):
+    """`words[0]` is looked up in the packages' bin/ unless it is absolute; `file` follows them."""
+
+    words: tuple[str, ...]
+    asked_by: str
+    file: str | None = None  # as typed
+
+
+class Wanted(NamedTuple):
+    """`roots` are store paths that the file or the target gave; `main` starts its own program."""
+
+    packages: tuple[PackageRef, ...] = ()
+    roots: tuple[PathInfo, ...] = ()
+    program: Program | None = None
+    main: PathInfo | None = None
+    script: Path | None = None
+    arguments: tuple[str, ...] = ()
+    network: str | None = None  # who asked for it
+    read: tuple[Asked, ...] = ()
+    write: tuple[Asked, ...] = ()
+    env: tuple[Asked, ...] = ()
+    profile: str = "run"
+
+
+def from_flags(flags: Flags, directory: Path | None = None, profile: str = "run") -> Wanted:
+    """The part of a run that flags state. `directory` is the script's, for its own statements."""
+    return Wanted(
+        packages=tuple(
+            PackageRef(item.value, item.origin, _base(item, directory)) for item in flags.packages
+        ),
+        network=flags.network_origin,
+        read=_paths(flags.read, directory),
+        write=_paths(flags.write, directory),
+        env=tuple((item.value, item.origin) for item in flags.env),
+        profile=profile,
+    )
+
+
+def from_file(file: str, command_line: Flags, store: Store) -> tuple[Wanted, Flags]:
+    """A script or binary with its header; also the flags in force, header included.
+
+    Raises UsageError, HeaderError, PathNotFound for a mentioned path that the store lacks.
+    """
+    head = read_head(file)
+    header = parse_header(head, file)
+    flags = header.with_flags(command_line)
+    wanted = from_flags(flags, Path(os.path.realpath(file)).parent)
+    wanted = wanted._replace(script=Path(file), program=_program(file, head, flags))
+    if not states_packages(header, flags):
+        wanted = wanted._replace(roots=mentioned(file, store))
+    return wanted, flags
+
+
+def states_packages(header: Header, flags: Flags) -> bool:
+    """`packages = []` is a statement too: this file needs nothing."""
+    stated = header.metadata is not None and "packages" in header.metadata.model_fields_set
+    return stated or bool(flags.packages)
+
+
+def mentioned(file: str, store: Store) -> tuple[PathInfo, ...]:
+    """The store paths whose text occurs in a file. Raises PathNotFound for one that is not there.
+
+    A binary may mention what it never needs, so there only its ELF interpreter must be present.
+    """
+    with open(file, "rb") as stream:
+        found = resolve(scan(stream.read), lambda digits: _by_hash(store, digits))
+    if found.missing:
+        with open(file, "rb") as stream:
+            binary = is_elf(file)
+            needed = [item for item in found.missing if not binary or _is_loader(file, item)]
+            if needed:
+                raise _not_there(stream, file, needed[0])
+    return tuple(store.info(path) for path in found.paths)
+
+
+def _by_hash(store: Store, digits: str) -> StorePath | None:
+    info = store.paths.by_hash(digits)
+    return info.path if info else None
+
+
+def _is_loader(file: str, candidate: Candidate) -> bool:
+    loader = elf_interpreter(Path(file))
+    return loader is not None and loader.startswith(f"{STORE_DIR}/{candidate.hash}".encode())
+
+
+def _not_there(stream: BinaryIO, file: str, candidate: Candidate) -> PathNotFound:
+    where = describe_offset(stream, file, candidate.offset)
+    return PathNotFound(
+        f"{where}: `{candidate}` is not in the store",
+        hint="import it (`nix-store --export … | eka store import`), or state the packages in a "
+        "header, so that the file is not scanned",
+    )
+
+
+def _program(file: str, head: bytes, flags: Flags) -> Program:
+    if flags.interpreter is not None:
+        words = _split(flags.interpreter)
+        return Program(words, flags.interpreter.origin, file)
+    if is_elf(file):
+        _check_loader(file)
+        return Program((), "the file itself", file)
+    own = kernel_shebang(head)
+    if own and own.interpreter.startswith(STORE_DIR.encode() + b"/"):
+        words = tuple(map(os.fsdecode, filter(None, own)))
+        return Program(words, f"the first line of {file}", file)
+    return Program(("sh",), "default", file)
+
+
+def _split(interpreter: Stated[str]) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split(interpreter.value))
+    except ValueError as error:
+        raise UsageError(f"`{interpreter.value}` ({interpreter.origin}): {error}") from None
+    if not words:
+        raise UsageError(f"the interpreter ({interpreter.origin}) is blank")
+    return words
+
+
+def _check_loader(file: str) -> None:
+    loader = elf_interpreter(Path(file))
+    if loader is not None and not loader.startswith(STORE_DIR.encode() + b"/"):
+        name = os.fsdecode(loader)
+        raise InterpreterNotFound(
+            f"`{file}` needs the loader `{name}`, which is not in a bundle",
+            hint="run programs that were built for a Nix store, or static ones",
+        )
+
+
+def _base(item: Stated[str], directory: Path | None) -> Path:
+    return directory if item.in_script and directory else Path.cwd()
+
+
+def _paths(items: Iterable[Stated[str]], directory: Path | None) -> tuple[Asked, ...]:
+    return tuple((_absolute(item, directory), item.origin) for item in items)
+
+
+def _absolute(item: Stated[str], directory: Path | None) -> str:
+    if item.value.startswith(("~", "/")):
+        return item.value
+    return os.path.join(_base(item, directory), item.value)

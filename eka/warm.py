@@ -1,0 +1,195 @@
+"""The warm path of eka-run: from the second start on, a script costs little more than its runtime.
+
+A first start leaves a launch record: everything the runtime needs, and everything that must still
+be true for it to be valid. This module finds the record, checks each of those facts, and starts the
+bundle. Whatever is missing, changed or merely odd sends the whole command line to `eka.run`, which
+starts from nothing; so a record can only ever be unused, not wrong.
+
+CONSTRAINT: this runs before `site`, in an interpreter started with -ISE. It imports nothing beyond
+what that has loaded already, `marshal`, `_blake2` and `eka_runtime.runtime.enter`
+(tests/unit/eka/test_warm_imports.py pins the set): `os` costs 2 ms; json, re, typing, pathlib and
+subprocess as much each as the container runtime. No database is opened and nothing is parsed.
+
+    $XDG_CACHE_HOME/eka/launch/<key>    one record, marshal of a dict, mode 0600
+    key = BLAKE2b of: format, working directory, file, flags, and EKA_* XDG_* HOME PATH as they are
+
+Out of scope: deciding anything. Records are written by `eka.record`.
+"""
+
+from __future__ import annotations
+
+import marshal
+import posix
+import sys
+from _blake2 import blake2b
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    Record = dict[str, Any]
+
+FORMAT = b"eka launch record 1"
+WHOLE_CONTENT = 1 << 20
+"""Scripts up to this size are compared by content, larger files by inode, size and times."""
+
+FLAGS_WITH_VALUE = frozenset(
+    (b"-p", b"--package", b"-i", b"--interpreter", b"--read", b"--write", b"--env", b"--store")
+)
+FLAGS_WITHOUT_VALUE = frozenset((b"--net", b"--require-sandbox", b"-q", b"--quiet"))
+"""Flags a record may depend on; any other flag (--explain, --keep, …) takes the cold path."""
+
+
+def main() -> NoReturn:
+    """Starts `eka-run …`; sys.argv[1] is where this package was found."""
+    argv = [word.encode(sys.getfilesystemencoding(), "surrogateescape") for word in sys.argv[2:]]
+    line = split(argv)
+    if line is not None:
+        flags, file, arguments = line
+        record = load(flags, file)
+        if record is not None:
+            from eka_runtime.runtime.enter import Refused
+
+            try:
+                status = start(record, arguments)
+            except Refused:
+                # What an earlier probe found holds no longer; the cold path probes again.
+                cold(argv)
+            posix._exit(status)
+    cold(argv)
+
+
+def cold(argv: list[bytes]) -> NoReturn:
+    """Hands over to the whole program; -P, because the working directory may be a stranger's."""
+    python = sys.executable.encode()
+    posix.execv(python, [python, b"-P", b"-m", b"eka.run", *argv])
+
+
+def start(launch: Record, arguments: list[bytes]) -> int:
+    """Runs a launch and returns its status, for `_exit`. Raises `enter.Refused`."""
+    from eka_runtime.runtime.enter import enter
+
+    names = launch["pass"]
+    if any(map(posix.isatty, (0, 1, 2))):
+        names = names + launch["pass_on_terminal"]
+    environ = posix.environ
+    passed = [name + b"=" + environ[name] for name in names if name in environ]
+    return enter(launch["plan"], [*launch["args"], *arguments], [*launch["env"], *passed])
+
+
+def split(argv: list[bytes]) -> tuple[list[bytes], bytes, list[bytes]] | None:
+    """(flags, file, arguments) of a command line, None when it needs the cold path."""
+    index = 0
+    while index < len(argv):
+        word = argv[index]
+        if word in FLAGS_WITH_VALUE:
+            index += 2
+        elif word in FLAGS_WITHOUT_VALUE:
+            index += 1
+        elif word.startswith(b"-") or not word:
+            return None
+        else:
+            return argv[:index], word, argv[index + 1 :]
+    return None
+
+
+def load(flags: list[bytes], file: bytes) -> Record | None:
+    """The valid record of this start, or None."""
+    try:
+        record: Record = marshal.loads(_read_own(record_file(flags, file)))
+        return record if still_true(record, file) else None
+    except (OSError, ValueError, EOFError, TypeError, KeyError):
+        return None
+
+
+def _read_own(file: bytes) -> bytes:
+    with open(file, "rb", buffering=0) as stream:
+        status = posix.fstat(stream.fileno())
+        # Under sudo, HOME may be another user's: nothing of his is executed.
+        if status.st_uid != posix.geteuid() or status.st_mode & 0o022:
+            raise ValueError("not a record of this user")
+        return stream.read()
+
+
+def record_file(flags: list[bytes], file: bytes) -> bytes:
+    """Raises OSError without a working directory or file, KeyError without a home."""
+    environ = posix.environ
+    cache = environ.get(b"XDG_CACHE_HOME", b"")
+    if not cache.startswith(b"/"):
+        cache = environ[b"HOME"] + b"/.cache"
+    shaping = [name + b"=" + value for name, value in environ.items() if _shapes(name)]
+    words = [FORMAT, b"%d %d %o" % (sys.hexversion, posix.geteuid(), umask()), posix.getcwdb()]
+    words += [file, real(file), *flags, b"", *sorted(shaping)]
+    # Words cannot hold NUL: they come from argv, environ and the kernel.
+    return cache + b"/eka/launch/" + blake2b(b"\0".join(words), digest_size=20).hexdigest().encode()
+
+
+def umask() -> int:
+    """The caller's, which can only be asked for by setting it."""
+    mask = posix.umask(0o077)
+    posix.umask(mask)
+    return mask
+
+
+def _shapes(name: bytes) -> bool:
+    return name in (b"HOME", b"PATH") or name.startswith((b"EKA_", b"XDG_"))
+
+
+def still_true(record: Record, file: bytes) -> bool:
+    """Whether all that shaped the record is as it was."""
+    return (
+        record["format"] == FORMAT
+        and all(stamp(path) == then for path, then in record["stamps"])
+        and all(real(path) == place for path, place in record["places"])
+        and all(posix.readlink(link) == target for link, target in record["links"])
+        and all(map(exists, record["present"]))
+        and all(content(path) == then for path, then in record["contents"])
+        and record["script"] is not None
+        and fingerprint(file) == record["script"]
+    )
+
+
+def stamp(path: bytes) -> tuple[int, ...] | None:
+    """What changes when a file does; None when it is absent, which is a fact to keep too."""
+    try:
+        status = posix.stat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def content(path: bytes) -> bytes | None:
+    """Of a small file of the kernel's, whose times tell nothing."""
+    try:
+        with open(path, "rb", buffering=0) as stream:
+            return stream.read(4096)
+    except OSError:
+        return None
+
+
+def exists(path: bytes) -> bool:
+    try:
+        posix.lstat(path)
+    except OSError:
+        return False
+    return True
+
+
+def real(path: bytes) -> bytes:
+    """realpath(3), by asking the kernel; Python's own is in `os`. Raises OSError."""
+    descriptor = posix.open(path, posix.O_PATH | posix.O_CLOEXEC)
+    try:
+        return posix.readlink(b"/proc/self/fd/%d" % descriptor)
+    finally:
+        posix.close(descriptor)
+
+
+def fingerprint(file: bytes) -> bytes | tuple[int, ...] | None:
+    """Identifies a script's content; None if it is no regular file, which is never recorded."""
+    status = posix.stat(file)
+    if status.st_mode & 0o170000 != 0o100000:
+        return None
+    if status.st_size > WHOLE_CONTENT:
+        return stamp(file)
+    with open(file, "rb", buffering=0) as stream:
+        return blake2b(stream.read(WHOLE_CONTENT + 1), digest_size=32).digest()

@@ -1,0 +1,26 @@
+"""`make bench`: eka against its peers on this host; `make bench BENCH=start` for one of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+BENCHMARKS = ("start", "store")
+
+
+def main(names: list[str]) -> int:
+    unknown = set(names) - set(BENCHMARKS)
+    if unknown:
+        print(f"error: no benchmark {', '.join(sorted(unknown))}; there are {BENCHMARKS}")
+        return 2
+    results = {}
+    for name in names or BENCHMARKS:
+        results[name] = import_module(f"tests.bench.bench_{name}").run()
+    Path("bench-results.json").write_text(json.dumps(results, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

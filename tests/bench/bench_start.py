@@ -1,0 +1,73 @@
+"""A warm start of eka-run against the runtime alone, and against podman and bubblewrap.
+
+All run the same program (`true` of a busybox in the store) as the calling user. "crun run" gets the
+very bundle that eka compiled, by hand; podman its rootfs; bwrap equivalent namespaces and mounts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.bench.measure import Contender, race, report
+from tests.requirements import require
+from tests.seed import busybox_tree
+
+BIN = Path(sys.executable).parent
+ROUNDS = 40
+
+
+def run() -> list[object]:
+    with tempfile.TemporaryDirectory(prefix="eka-bench-") as name:
+        place = Path(name)
+        store = place / "store"
+        os.environ |= {"EKA_STORE": os.fspath(store), "XDG_CACHE_HOME": os.fspath(place / "cache")}
+        os.chdir(place)
+        package = _eka("store", "add", os.fspath(busybox_tree(place)))
+        script = place / "script"
+        script.write_text(f"#!/usr/bin/env eka-run\n#!eka-run -p {package}\nexit 0\n")
+        script.chmod(0o755)
+        bundle = place / "bundle"
+        _eka("bundle", "create", "-o", os.fspath(bundle), os.fspath(script))
+        contenders = [
+            Contender("eka-run (warm)", [os.fspath(BIN / "eka-run"), os.fspath(script)]),
+            *_runtimes(place, bundle),
+            _bwrap(bundle),
+            _podman(bundle),
+        ]
+        timings = race(contenders, rounds=ROUNDS, warmup=3)
+    peers = ["crun run", "runc run", "podman run --rootfs", "bwrap"]
+    return [report("start: a script that exits", timings, peers)]
+
+
+def _eka(*words: str) -> str:
+    done = subprocess.run([BIN / "eka", *words], capture_output=True, check=True, text=True)
+    return done.stdout.strip()
+
+
+def _runtimes(place: Path, bundle: Path) -> list[Contender]:
+    """The compiled bundle by hand; each run needs a fresh id."""
+    found = []
+    for runtime in ("crun", "runc"):
+        line = f'exec {require(runtime)} --root {place}/{runtime} run -b {bundle} "bench-$$"'
+        found.append(Contender(f"{runtime} run", ["/bin/sh", "-c", line]))
+    return found
+
+
+def _bwrap(bundle: Path) -> Contender:
+    words = [require("bwrap"), "--unshare-all", "--die-with-parent", "--proc", "/proc"]
+    words += ["--ro-bind", os.fspath(bundle / "rootfs"), "/", "--dev", "/dev", "--tmpfs", "/tmp"]
+    for mount in json.loads((bundle / "config.json").read_text())["mounts"]:
+        if mount["destination"].startswith("/nix/store/"):
+            words += ["--ro-bind", mount["source"], mount["destination"]]
+    return Contender("bwrap", [*words, "/bin/sh", "-c", "exit 0"])
+
+
+def _podman(bundle: Path) -> Contender:
+    words = [require("podman"), "run", "--rm", "--network=none", "--read-only"]
+    words += ["--rootfs", os.fspath(bundle / "rootfs"), "/bin/sh", "-c", "exit 0"]
+    return Contender("podman run --rootfs", words)
