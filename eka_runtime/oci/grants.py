@@ -126,7 +126,10 @@ def _real(path: str, text: str, origin: str) -> str:
     except OSError as error:
         raise _unusable(text, origin, error) from error
     if source == "/" or within(source, "/proc"):
-        raise GrantError(f"`{text}` ({origin}) cannot be granted: it is `{source}` of the host")
+        raise GrantError(
+            f"`{text}` ({origin}) cannot be granted: it is `{source}` of the host",
+            hint="grant the directories that are needed, further down",
+        )
     return source
 
 

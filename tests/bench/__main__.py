@@ -15,10 +15,10 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"error: no benchmark {', '.join(sorted(unknown))}; there are {BENCHMARKS}")
         return 2
-    results = {}
+    results, output = {}, Path("bench-results.json").absolute()
     for name in names or BENCHMARKS:
         results[name] = import_module(f"tests.bench.bench_{name}").run()
-    Path("bench-results.json").write_text(json.dumps(results, indent=2) + "\n")
+    output.write_text(json.dumps(results, indent=2) + "\n")
     return 0
 
 

@@ -61,13 +61,20 @@ def _runtimes(place: Path, bundle: Path) -> list[Contender]:
 def _bwrap(bundle: Path) -> Contender:
     words = [require("bwrap"), "--unshare-all", "--die-with-parent", "--proc", "/proc"]
     words += ["--ro-bind", os.fspath(bundle / "rootfs"), "/", "--dev", "/dev", "--tmpfs", "/tmp"]
-    for mount in json.loads((bundle / "config.json").read_text())["mounts"]:
-        if mount["destination"].startswith("/nix/store/"):
-            words += ["--ro-bind", mount["source"], mount["destination"]]
+    for source, destination in _store_mounts(bundle):
+        words += ["--ro-bind", source, destination]
     return Contender("bwrap", [*words, "/bin/sh", "-c", "exit 0"])
 
 
 def _podman(bundle: Path) -> Contender:
     words = [require("podman"), "run", "--rm", "--network=none", "--read-only"]
+    for source, destination in _store_mounts(bundle):
+        words.append(f"--volume={source}:{destination}:ro")
     words += ["--rootfs", os.fspath(bundle / "rootfs"), "/bin/sh", "-c", "exit 0"]
     return Contender("podman run --rootfs", words)
+
+
+def _store_mounts(bundle: Path) -> list[tuple[str, str]]:
+    mounts = json.loads((bundle / "config.json").read_text())["mounts"]
+    places = ((mount["source"], mount["destination"]) for mount in mounts)
+    return [place for place in places if place[1].startswith("/nix/store/")]

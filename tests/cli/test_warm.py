@@ -140,6 +140,7 @@ def test_a_record_of_another_user_is_not_used(world: World, recorded: Path, box:
 
 
 ALLOWED = {
+    "__future__",
     "_blake2",
     "_ctypes",
     "_json",
