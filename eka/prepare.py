@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eka import warm
-from eka.config import Settings
+from eka.config import Settings, cache_dir, config_dir
 from eka.packages import links_of, resolve_packages
 from eka.program import Programs
 from eka.shell import find_shell, require_shell
@@ -56,6 +56,8 @@ def prepare(wanted: Wanted, settings: Settings, store: Store, root_inside: bool)
         cwd=cwd,
         grant_cwd=profile.grant_cwd,
         script=wanted.script,
+        own=[os.fspath(cache_dir(os.environ)), os.fspath(config_dir(os.environ))],
+        hidden=[os.fspath(settings.store)],
     )
     words = _words(wanted, programs)
     if words[:1] == (SH,):

@@ -51,13 +51,15 @@ class EnvGrant(NamedTuple):
 class Grants(NamedTuple):
     """`paths` has parents before children. `network` is who asked for it, None for no network.
 
-    `notes` are sentences for people about what was not granted, each with the remedy.
+    `covered` are places inside granted directories that are hidden again. `notes` are sentences
+    for people about what was not granted, each with the remedy.
     """
 
     network: str | None = None
     paths: tuple[Grant, ...] = ()
     env: tuple[EnvGrant, ...] = ()
     notes: tuple[str, ...] = ()
+    covered: tuple[str, ...] = ()
 
 
 def resolve_grants(
@@ -70,25 +72,30 @@ def resolve_grants(
     script: Path | None = None,
     env: Sequence[Asked] = (),
     network: str | None = None,
+    own: Sequence[str] = (),
+    hidden: Sequence[str] = (),
 ) -> Grants:
     """Relative texts start at `base`. Raises GrantError for what does not exist or cannot be given.
 
-    An explicit grant of the working directory or of the script replaces the default one.
+    An explicit grant of the working directory or of the script replaces the default one. `own` are
+    directories whose files decide what is run outside of bundles: they cannot be granted writable.
+    `hidden` directories are covered where a grant would show them.
     """
     start = os.path.join(cwd, base)
     asked = [_resolve(text, origin, False, start, home) for text, origin in read]
     asked += [_resolve(text, origin, True, start, home) for text, origin in write]
-    notes: list[str] = []
+    notes = _check_own(asked, own)
     defaults = []
     if grant_cwd:
-        objection = _cwd_objection(cwd, home)
+        objection = _cwd_objection(cwd, home, own)
         if objection is None:
             defaults.append(_resolve(cwd, DEFAULT_CWD, True, "/", home))
         elif not any(grant.path == cwd for grant in asked):
             notes.append(objection)
     if script is not None:
         defaults.append(_script(os.path.join(cwd, script), home))
-    return Grants(network, _arrange(asked, defaults), _variables(env), tuple(notes))
+    paths = _arrange(asked, defaults)
+    return Grants(network, paths, _variables(env), tuple(notes), _covered(paths, hidden))
 
 
 def _resolve(text: str, origin: str, write: bool, start: str, home: str) -> Grant:
@@ -168,13 +175,46 @@ def _refuse(path: str, text: str, origin: str) -> None:
         )
 
 
-def _cwd_objection(cwd: str, home: str) -> str | None:
+def _check_own(asked: Iterable[Grant], own: Sequence[str]) -> list[str]:
+    """Notes about writable parents of eka's own directories; GrantError for those themselves."""
+    notes = []
+    for grant in asked:
+        for place in map(os.path.realpath, own):
+            if grant.write and within(grant.source, place):
+                raise GrantError(
+                    f"`{grant.path}` ({grant.origin}) cannot be granted writable: eka's own files"
+                    " are there, and who can change them runs outside of the sandbox",
+                    hint="grant another directory, or this one with `read`",
+                )
+            if grant.write and within(place, grant.source):
+                notes.append(
+                    f"`{grant.path}` ({grant.origin}) includes eka's own files in `{place}`:"
+                    " a program that can write there is not held by the sandbox"
+                )
+    return notes
+
+
+def _covered(paths: Iterable[Grant], hidden: Iterable[str]) -> tuple[str, ...]:
+    """Where the hidden directories would appear inside."""
+    return tuple(
+        grant.path + place[len(grant.source) :]
+        for place in map(os.path.realpath, hidden)
+        for grant in paths
+        if grant.directory and within(place, grant.source)
+    )
+
+
+def _cwd_objection(cwd: str, home: str, own: Sequence[str]) -> str | None:
     """Why the working directory is not granted by default; None when it is."""
+    eka = [os.path.realpath(place) for place in own]
+    here = os.path.realpath(cwd)
     homes = {os.path.normpath(home), os.path.realpath(home)}
     if any(within(place, cwd) for place in homes):
         what = "the home directory" if cwd in homes else "a parent of the home directory"
     elif reserved(cwd) is not None:
         what = "a system directory"
+    elif any(within(here, place) or within(place, here) for place in eka):
+        what = "where eka keeps its own files"
     else:
         return None
     return (

@@ -66,7 +66,8 @@ def plan_mounts(
     if shares_network is not None:
         planned += _network_files(profile, present, grants, shares_network)
     parents_first = sorted(grants.paths, key=lambda grant: grant.path.split("/"))
-    return planned + [_grant(grant) for grant in parents_first]
+    planned += [_grant(grant) for grant in parents_first]
+    return planned + [_cover(place) for place in grants.covered]
 
 
 def _base_mounts(
@@ -138,6 +139,13 @@ def _grant(grant: Grant) -> PlannedMount:
     mount = _bind(grant.source, grant.path, options)
     reason = Reason("mount", grant.path, grant.origin, describe_mount(mount))
     return PlannedMount(mount, grant.directory, reason)
+
+
+def _cover(place: str) -> PlannedMount:
+    options = ("ro", "nosuid", "nodev", "noexec", "mode=0555", "size=4k")
+    mount = Mount(destination=place, type="tmpfs", source="tmpfs", options=options)
+    reason = Reason("mount", place, "default", "empty: what is there is not for programs to see")
+    return PlannedMount(mount, True, reason, 0o555)
 
 
 def _bind(source: str, destination: str, options: tuple[str, ...]) -> Mount:

@@ -23,7 +23,7 @@ def test_explain_names_who_asked(world: World, box: Path) -> None:
     assert origins["env", "LANG"].startswith("env (")
     assert origins["namespace", "network"] == "--net"
     assert origins["mount", world.busybox].startswith("packages (")
-    assert origins["mount", str(world.place)] == "default: working directory"
+    assert origins["mount", str(world.work)] == "default: working directory"
     assert world.run("eka-run", "--explain", script).out.startswith(b"KIND")
 
 

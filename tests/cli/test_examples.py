@@ -43,7 +43,7 @@ def test_hello(world: World, examples: Path) -> None:
 
 
 def test_grants(world: World, examples: Path) -> None:
-    done = world.run(examples / "grants", cwd=world.place, env={"LANG": "de_DE.UTF-8"})
+    done = world.run(examples / "grants", cwd=world.work, env={"LANG": "de_DE.UTF-8"})
     assert b"GREETING is: set by the header\n" in done.out
     assert b"greet.nix" in done.out
     assert done.out.endswith(b"and I may not write there\n")

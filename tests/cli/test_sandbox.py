@@ -149,3 +149,22 @@ def test_tmp_is_private_and_gone_afterwards(world: World, box: Path) -> None:
     script = world.script(box, "ls -A /tmp; echo x > /tmp/eka-left; ls /tmp")
     assert b"eka-left" in world.run(script, cwd="/").out
     assert not os.path.exists("/tmp/eka-left")
+
+
+def test_a_store_inside_the_working_directory_is_hidden(world: World, box: Path) -> None:
+    env = {"EKA_STORE": str(box / "store")}
+    script = world.file(box / "script", "#!/usr/bin/env eka-run\necho store/* > seen\n", 0o755)
+    assert world.run(script, cwd=box, env=env).status == 0
+    assert (box / "store" / "format").exists()
+    assert (box / "seen").read_text() == "store/*\n"
+
+
+def test_where_eka_keeps_its_records_is_not_granted(world: World, box: Path) -> None:
+    script = world.script(box, "echo evil > host.json && echo written")
+    cache = world.place / "cache" / "eka"
+    cache.mkdir(parents=True, exist_ok=True)
+    done = world.run(script, cwd=cache)
+    assert b"written" not in done.out
+    assert b"where eka keeps its own files" in done.err
+    asked = world.script(box, "true", f'write = ["{cache}"]')
+    assert world.run(asked, cwd=box).status == 42

@@ -23,6 +23,11 @@ class World(NamedTuple):
     busybox: str
     other: str
 
+    @property
+    def work(self) -> Path:
+        """Where things are done; eka's own directories are beside it."""
+        return self.place / "work"
+
     def environment(self) -> dict[str, str]:
         return {
             "PATH": f"{self.bin}:/usr/bin:/bin:/usr/sbin",
@@ -34,19 +39,19 @@ class World(NamedTuple):
     def run(self, *argv: str | bytes | os.PathLike[str], **more: Any) -> Done:
         """Any program, found in this world's PATH, started in its directory by default."""
         env = self.environment() | more.pop("env", {})
-        more.setdefault("cwd", self.place)
+        more.setdefault("cwd", self.work)
         done = self.user.run(argv, env=env, **more)  # type: ignore[arg-type]
         return Done(done.returncode, done.stdout or b"", done.stderr or b"")
 
     def popen(self, *argv: str | bytes | os.PathLike[str], **more: Any) -> subprocess.Popen[bytes]:
         env = self.environment() | more.pop("env", {})
-        more.setdefault("cwd", self.place)
+        more.setdefault("cwd", self.work)
         return self.user.popen(argv, env=env, **more)  # type: ignore[arg-type]
 
     def directory(self, name: str) -> Path:
         """A fresh directory of the user's."""
-        made = self.place / name
-        made.mkdir()
+        made = self.work / name
+        made.mkdir(parents=True)
         os.chown(made, self.user.uid, self.user.gid)
         return made
 
@@ -75,7 +80,9 @@ class Done(NamedTuple):
 @contextmanager
 def make_world(user: User, bin_dir: Path, place: Path, closure: NixClosure) -> Iterator[World]:
     """Seeds the store by eka's own commands; at the end the store must verify."""
-    os.chown(place, user.uid, user.gid)
+    (place / "work").mkdir()
+    for directory in (place, place / "work"):
+        os.chown(directory, user.uid, user.gid)
     world = World(user, bin_dir, place, closure.root, _named(closure, "busybox-tools"), "")
     with closure.stream.open("rb") as stream:
         imported = world.run("eka", "store", "import", stdin=stream)

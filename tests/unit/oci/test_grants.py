@@ -287,3 +287,32 @@ def test_what_is_not_a_variable_is_refused(world: World, text: str) -> None:
 def test_the_network_keeps_who_asked_for_it(world: World) -> None:
     assert world.resolve(network="header network").network == "header network"
     assert world.resolve().network is None
+
+
+def test_directories_that_decide_what_runs_outside_are_not_granted(tmp_path: Path) -> None:
+    own = tmp_path / "home/.cache/eka"
+    (own / "launch").mkdir(parents=True)
+    home = str(tmp_path / "home")
+
+    def resolve(cwd: Path, write: list[tuple[str, str]]) -> Grants:
+        return resolve_grants([], write, tmp_path, home, str(cwd), True, own=[str(own)])
+
+    for cwd in (own, own / "launch", own.parent):
+        grants = resolve(cwd, [])
+        assert grants.paths == ()
+        assert "where eka keeps its own files" in grants.notes[0]
+    for place in (own, own / "launch"):
+        with pytest.raises(GrantError, match="runs outside of the sandbox"):
+            resolve(tmp_path, [(str(place), "--write")])
+    noted = resolve(tmp_path, [(str(own.parent), "--write")])
+    assert "is not held by the sandbox" in noted.notes[0]
+
+
+def test_a_hidden_directory_is_covered_where_a_grant_would_show_it(tmp_path: Path) -> None:
+    store = tmp_path / "project/.eka"
+    store.mkdir(parents=True)
+    (tmp_path / "link").symlink_to("project")
+    read = [(str(tmp_path / "link"), "--read")]
+    cwd = str(tmp_path / "project")
+    grants = resolve_grants(read, [], tmp_path, "/home/x", cwd, True, hidden=[str(store)])
+    assert set(grants.covered) == {str(store), str(tmp_path / "link/.eka")}

@@ -1,0 +1,58 @@
+"""Settings: layers, their origins, and errors that name file and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eka.config import cache_dir, config_dir, load_settings
+from eka_runtime.errors import ConfigError
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    return {"HOME": str(tmp_path)}
+
+
+def write(home: dict[str, str], text: str) -> Path:
+    file = config_dir(home) / "eka.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    return file
+
+
+def test_defaults_follow_the_base_directory_specification(home: dict[str, str]) -> None:
+    base = Path(home["HOME"])
+    assert load_settings(home).store == base / ".local/share/eka/store"
+    assert cache_dir(home) == base / ".cache/eka"
+    absolute = {**home, "XDG_DATA_HOME": "/data", "XDG_CACHE_HOME": "relative"}
+    assert load_settings(absolute).store == Path("/data/eka/store")
+    assert cache_dir(absolute) == base / ".cache/eka"
+
+
+def test_later_layers_win_and_say_so(home: dict[str, str]) -> None:
+    file = write(home, 'store = "/from/file"\nshell = "/bin/sh-static"\n')
+    settings = load_settings(home)
+    assert (settings.store, settings.shell) == (Path("/from/file"), "/bin/sh-static")
+    assert settings.origin["store"] == str(file)
+    environ = {**home, "EKA_STORE": "/from/env"}
+    assert load_settings(environ).origin["store"] == "EKA_STORE"
+    assert load_settings(environ).store == Path("/from/env")
+    chosen = load_settings(environ, store=Path("/from/flag"))
+    assert (chosen.store, chosen.origin["store"]) == (Path("/from/flag"), "--store")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('stor = "/x"', "unknown key `stor`"),
+        ("store = 1", "`store` in .* must be a non-empty string"),
+        ('store = "x"', "must be an absolute path: x"),
+        ("store = ", "is not valid TOML"),
+    ],
+)
+def test_bad_settings_are_errors(home: dict[str, str], text: str, message: str) -> None:
+    write(home, text)
+    with pytest.raises(ConfigError, match=message):
+        load_settings(home)
