@@ -1,0 +1,238 @@
+"""Where everything lies in a store directory, and the protocol that keeps it whole.
+
+    STORE/
+      format                  "eka-store 1"; written last, so its presence means "this is a store"
+      lock                    flock: shared by every process at work here, exclusive for deletion
+      db.sqlite               blobs, directories, path infos, references, signatures (WAL)
+      db.sqlite-wal, -shm     SQLite's own
+      blobs/xx/yyyy…          contents of files, under short names that the database maps to digests
+      tmp/                    files in the making
+      view/bind/<hash>-<name> checkouts, for binding at /nix/store
+      view/twin/xx/yyyy…      second inodes of blobs that occur both executable and not
+
+A path becomes valid in four steps: its files are written in tmp/; they are linked into place;
+syncfs(2) makes them durable; one transaction inserts the rows of its blobs, its directories and,
+last, its path info. Whoever reads the row can rely on everything below it. A crash before the
+commit leaves files that no row mentions: those in tmp/ are removed by the next process that opens
+the store alone, those in blobs/ are reused when the same contents are added again.
+
+view/ is a cache and may be deleted. Everything else may be copied or moved while no process has
+the store open. The directory must be on a local file system: flock and WAL need coherent memory.
+Out of scope: what the rows mean (castore/, pathinfo.py).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from eka_runtime.errors import StoreAccessError, StoreError, StoreFormatError
+
+FORMAT = "eka-store 1"
+
+_FORMAT_MAX = 100
+_SKELETON = {"blobs", "tmp", "view", "lock"}
+
+
+class Layout(NamedTuple):
+    """The names in a store directory; `root` is absolute."""
+
+    root: Path
+
+    @property
+    def format_file(self) -> Path:
+        return self.root / "format"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "db.sqlite"
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs"
+
+    @property
+    def tmp(self) -> Path:
+        return self.root / "tmp"
+
+    @property
+    def views(self) -> Path:
+        return self.root / "view"
+
+    @property
+    def bind_view(self) -> Path:
+        return self.views / "bind"
+
+    @property
+    def twins(self) -> Path:
+        return self.views / "twin"
+
+
+def default_store_dir(environ: Mapping[str, str]) -> Path:
+    """$EKA_STORE, else $XDG_DATA_HOME/eka/store, else ~/.local/share/eka/store."""
+    if environ.get("EKA_STORE"):
+        return Path(environ["EKA_STORE"]).absolute()
+    data = environ.get("XDG_DATA_HOME", "")
+    # The XDG base directory specification: relative values are invalid and ignored.
+    base = Path(data) if data.startswith("/") else _home(environ) / ".local/share"
+    return base / "eka" / "store"
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("HOME") or Path.home())
+
+
+def open_layout(root: Path, *, create: bool) -> Layout:
+    """Checks the format, or makes a new store. Creating is idempotent and safe to race.
+
+    Raises StoreFormatError for what is no store or one of another format, and touches nothing
+    then; StoreError when there is nothing and `create` is false; StoreAccessError.
+    """
+    layout = Layout(root.absolute())
+    with access_errors(layout):
+        if not _has_format(layout):
+            if not create:
+                raise _missing(layout)
+            _refuse_foreign(layout)
+            _create(layout)
+            _has_format(layout)
+    return layout
+
+
+def _missing(layout: Layout) -> StoreError:
+    if os.path.lexists(layout.root) and os.listdir(layout.root):
+        return _not_a_store(layout)
+    return StoreError(
+        f"there is no store at `{layout.root}`",
+        hint="add something with `eka store add PATH`, or name another store with `--store DIR`",
+    )
+
+
+def _not_a_store(layout: Layout) -> StoreFormatError:
+    return StoreFormatError(
+        f"`{layout.root}` is not an eka store: it has no `format` file",
+        hint="name an empty or a new directory with `--store DIR`",
+    )
+
+
+def _has_format(layout: Layout) -> bool:
+    try:
+        with open(layout.format_file, "rb") as file:
+            data = file.read(_FORMAT_MAX)
+    except FileNotFoundError:
+        return False
+    if data != FORMAT.encode() + b"\n":
+        found = data.decode("utf-8", "backslashreplace").strip()
+        raise StoreFormatError(
+            f"`{layout.root}` has the store format `{found}`, this eka knows `{FORMAT}`",
+            hint="use the version of eka that made it, or another store with `--store DIR`",
+        )
+    return True
+
+
+def _refuse_foreign(layout: Layout) -> None:
+    # A store is never begun among files that are not its own; the names of an interrupted
+    # creation, which had not come to `format`, are.
+    with suppress(FileNotFoundError):
+        if set(os.listdir(layout.root)) - _SKELETON:
+            # Another process may have finished between our two looks.
+            if layout.format_file.exists():
+                return
+            raise _not_a_store(layout)
+
+
+def _create(layout: Layout) -> None:
+    layout.root.mkdir(parents=True, exist_ok=True)
+    _make_directories(layout)
+    # The lock keeps other processes from sweeping tmp/ under our hands.
+    fd = _open_lock(layout)
+    fresh = layout.tmp / f"format-{os.urandom(8).hex()}"
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        with open(fresh, "xb") as file:
+            file.write(FORMAT.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(fresh, layout.format_file)
+        _sync_directory(layout.root)
+    finally:
+        fresh.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _make_directories(layout: Layout) -> None:
+    for directory in (layout.blobs, layout.tmp, layout.views):
+        directory.mkdir(exist_ok=True)
+
+
+def _open_lock(layout: Layout) -> int:
+    return os.open(layout.lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def is_writable(layout: Layout) -> bool:
+    """False for a store of another user, or one on a read-only file system."""
+    return os.access(layout.root, os.W_OK | os.X_OK, effective_ids=True)
+
+
+def share_lock(layout: Layout) -> int:
+    """Takes the shared lock and returns its descriptor; waits while a deletion is going on.
+
+    On the way it removes what killed processes left in tmp/, if no other process is at work.
+    """
+    with access_errors(layout):
+        # Views may be deleted, and copying a store may lose empty directories.
+        _make_directories(layout)
+        fd = _open_lock(layout)
+        try:
+            _sweep(layout, fd)
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
+
+
+def _sweep(layout: Layout, fd: int) -> None:
+    if not _leftovers(layout):
+        return
+    with suppress(BlockingIOError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for leftover in _leftovers(layout):
+            os.unlink(leftover)
+
+
+def _leftovers(layout: Layout) -> list[str]:
+    """What only a process at work may have: files in the making, a database in the making."""
+    databases = f"{layout.database.name}."
+    found = [entry.path for entry in os.scandir(layout.root) if entry.name.startswith(databases)]
+    return found + [entry.path for entry in os.scandir(layout.tmp)]
+
+
+@contextmanager
+def access_errors(layout: Layout) -> Iterator[None]:
+    """Turns an OSError into StoreAccessError with advice that fits."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) else os.fspath(layout.root)
+        raise StoreAccessError(
+            f"cannot use the store `{layout.root}`: {where}: {error.strerror}",
+            hint=f"free some space, get the rights to `{layout.root}`, or use `--store DIR`",
+        ) from error

@@ -1,0 +1,7 @@
+"""Every store of these tests is verified when its test ends."""
+
+from __future__ import annotations
+
+from tests.stores import damaged, store, store_dir
+
+__all__ = ["damaged", "store", "store_dir"]
