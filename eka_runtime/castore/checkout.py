@@ -1,0 +1,242 @@
+"""Castore trees as directories: to be bound at /nix/store, or to be taken out of the store.
+
+With a Linker the tree is canonical, as every view must show it: files 0444 or 0555, directories
+0555, mtime 1 everywhere, and files are hard links to blobs, so that it takes no space for data.
+An inode has one mode and a limited number of links, so some files need another inode than the
+blob's: their twins.
+
+    TWINS/xx/<64 hex digits>-r0      a copy that is not executable of a blob that is
+    TWINS/xx/<64 hex digits>-x0      the other way round
+    TWINS/xx/<64 hex digits>-x1      the next one, when no more links to the former are allowed
+
+Twins share data with their blobs where the file system can (copy_file_range makes reflinks). They
+are made durable before they get their names, and then trusted like blobs. Without a Linker files
+are copied, with the modes and times that `nix-store --restore` leaves.
+
+Nothing is atomic here: callers check out under a temporary name and rename.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from eka_runtime.castore.blobs import READ_SIZE, LocalBlobs
+from eka_runtime.castore.descent import Descent
+from eka_runtime.castore.node import DirectoryNode, FileNode, Node, SymlinkNode
+from eka_runtime.castore.placing import EXECUTABLE_MODE, FILE_MODE, MTIME_NS, finish, write_all
+from eka_runtime.castore.services import (
+    BlobService,
+    DirectoryService,
+    require_blob,
+    require_directory,
+)
+from eka_runtime.errors import StoreCorrupt
+
+DIRECTORY_MODE = 0o555
+
+_TIMES = (MTIME_NS, MTIME_NS)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# From here on reflinks are worth the additional calls.
+_COPY_RANGE_MIN = 1 << 20
+_COPY_RANGE_MAX = 1 << 30
+# What copy_file_range(2) answers between file systems, or where it is not known.
+_NO_COPY_RANGE = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
+
+
+class Linker(NamedTuple):
+    """Where twins are kept; `link` has the signature of os.link."""
+
+    twins: Path
+    link: Callable[..., None] = os.link
+
+
+def checkout(
+    node: Node,
+    dest: Path,
+    blobs: BlobService,
+    directories: DirectoryService,
+    *,
+    link: Linker | None,
+) -> None:
+    """Makes `node` at `dest`, which must not exist, and whose parent must.
+
+    With a Linker, blobs that are local are linked to and must lie on the file system of `dest`.
+    Raises StoreCorrupt when something is missing or has another size, otherwise OSError; what was
+    made up to then is left to the caller.
+    """
+    maker = _Copier(blobs) if link is None else _Linking(blobs, link)
+    descent = Descent()
+    levels: list[Iterator[tuple[bytes, Node]]] = [iter([(os.fsencode(dest), node)])]
+    try:
+        while levels:
+            dir_fd = descent.fd if descent.depth else None
+            for name, child in levels[-1]:
+                if isinstance(child, DirectoryNode):
+                    os.mkdir(name, 0o700, dir_fd=dir_fd)
+                    descent.enter(name)
+                    levels.append(_entries(child, directories))
+                    break
+                if isinstance(child, SymlinkNode):
+                    os.symlink(child.target, name, dir_fd=dir_fd)
+                    maker.finish_symlink(name, dir_fd)
+                else:
+                    maker.make_file(name, child, dir_fd)
+            else:
+                levels.pop()
+                if levels:
+                    maker.finish_directory(descent.fd)
+                    descent.leave()
+    finally:
+        descent.close()
+
+
+def _entries(node: DirectoryNode, directories: DirectoryService) -> Iterator[tuple[bytes, Node]]:
+    return iter(require_directory(directories, node.digest).entries)
+
+
+class _Copier:
+    """Independent files, with what Nix's restore gives them: 0644, 0755, and the present time.
+
+    Whatever the umask says, since nix-store sets its own.
+    """
+
+    def __init__(self, blobs: BlobService) -> None:
+        self._blobs = blobs
+
+    def make_file(self, name: bytes, node: FileNode, dir_fd: int | None) -> None:
+        fd = os.open(name, _NEW, 0o600, dir_fd=dir_fd)
+        try:
+            with require_blob(self._blobs, node.digest) as reader:
+                _copy(reader, fd, node)
+            os.fchmod(fd, 0o755 if node.executable else 0o644)
+        finally:
+            os.close(fd)
+
+    def finish_symlink(self, name: bytes, dir_fd: int | None) -> None:
+        pass
+
+    def finish_directory(self, fd: int) -> None:
+        os.fchmod(fd, 0o755)
+
+
+class _Linking:
+    """Hard links with canonical metadata."""
+
+    def __init__(self, blobs: BlobService, linker: Linker) -> None:
+        self._blobs = blobs
+        self._linker = linker
+        self._full: set[str] = set()
+
+    def make_file(self, name: bytes, node: FileNode, dir_fd: int | None) -> None:
+        for source in self._sources(node):
+            try:
+                self._linker.link(source, name, dst_dir_fd=dir_fd, follow_symlinks=False)
+                return
+            except OSError as error:
+                if error.errno != errno.EMLINK:
+                    raise
+                self._full.add(source)
+
+    def finish_symlink(self, name: bytes, dir_fd: int | None) -> None:
+        os.utime(name, ns=_TIMES, dir_fd=dir_fd, follow_symlinks=False)
+
+    def finish_directory(self, fd: int) -> None:
+        os.fchmod(fd, DIRECTORY_MODE)
+        os.utime(fd, ns=_TIMES)
+
+    def _sources(self, node: FileNode) -> Iterator[str]:
+        """Inodes that the file may be linked to, without end."""
+        blob = self._blob(node)
+        if blob and blob not in self._full:
+            yield blob
+        for number in count():
+            kind = "x" if node.executable else "r"
+            digits = node.digest.hex()
+            twin = f"{self._linker.twins}/{digits[:2]}/{digits}-{kind}{number}"
+            if twin not in self._full:
+                if not _is(twin, node):
+                    self._make_twin(twin, node)
+                yield twin
+
+    def _blob(self, node: FileNode) -> str | None:
+        """The blob's own file, if it has the mode that is needed."""
+        if not isinstance(self._blobs, LocalBlobs):
+            return None
+        row = self._blobs.row(node.digest)
+        if row is None:
+            return None
+        path = f"{self._blobs.directory}/{row.name}"
+        return path if _is(path, node) else None
+
+    def _make_twin(self, path: str, node: FileNode) -> None:
+        fresh = f"{path}.{secrets.token_hex(8)}"
+        try:
+            fd = _create(fresh)
+            try:
+                with require_blob(self._blobs, node.digest) as reader:
+                    _copy(reader, fd, node)
+                finish(fd, node.executable)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(fresh, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(fresh)
+
+
+def _is(path: str, node: FileNode) -> bool:
+    mode = EXECUTABLE_MODE if node.executable else FILE_MODE
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return status.st_mode & 0o7777 == mode and status.st_size == node.size
+
+
+def _create(path: str) -> int:
+    try:
+        return os.open(path, _NEW, 0o600)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return os.open(path, _NEW, 0o600)
+
+
+def _copy(reader: BinaryIO, fd: int, node: FileNode) -> None:
+    size = _copy_range(reader, fd, node.size) if node.size >= _COPY_RANGE_MIN else 0
+    if size:
+        reader.seek(size)
+    while data := reader.read(READ_SIZE):
+        write_all(fd, data)
+        size += len(data)
+    if size != node.size:
+        raise StoreCorrupt(
+            f"blob {node.digest} has {size} bytes, not {node.size}",
+            hint="run `eka store verify`",
+        )
+
+
+def _copy_range(reader: BinaryIO, fd: int, size: int) -> int:
+    """Copies up to `size` bytes inside the kernel and returns how many."""
+    done = 0
+    try:
+        source = reader.fileno()
+        while done < size:
+            step = os.copy_file_range(source, fd, min(size - done, _COPY_RANGE_MAX), done)
+            if not step:
+                break
+            done += step
+    except io.UnsupportedOperation:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_COPY_RANGE:
+            raise
+    return done

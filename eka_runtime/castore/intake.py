@@ -1,0 +1,237 @@
+"""Moves the contents of files into a batch, with as many threads as pay.
+
+Measured, not guessed: a small file costs a dozen short system calls, and two threads that make
+those hand the interpreter's lock to and fro at more than the cost of the calls, so small files are
+written by the calling thread. Files from INLINE_MAX on are written by a pool. Files from LARGE on
+come in chunks that are read and hashed here, written by one other thread, and hashed for the NAR by
+a third (`hashing.py`), all from one buffer; SHA-256 then sets the pace. From DIRECT_MIN on writes
+bypass the page cache, which halves their cost and leaves the cache to others.
+
+What is in flight is bounded: CHUNKS chunks, and PENDING files below LARGE.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Self
+
+from blake3 import blake3
+
+from eka_runtime.castore.batch import Batch, BlobWriter
+from eka_runtime.castore.blobs import BlobRow
+from eka_runtime.castore.digest import B3Digest
+from eka_runtime.errors import StoreError
+
+INLINE_MAX = 1 << 17
+LARGE = 1 << 20
+DIRECT_MIN = 1 << 26
+CHUNK = 1 << 20
+CHUNKS = 24
+PENDING = 32
+_WORKERS_MAX = 4
+
+Fill = Callable[[memoryview], None]
+Tee = Callable[[memoryview, Callable[[], None]], None]
+
+
+class Intake:
+    """Used from one thread. Errors of other threads are raised by a later call, or by `finish`.
+
+    Leaving the context ends the threads; without `finish` before, some files may be missing.
+    """
+
+    def __init__(self, batch: Batch, jobs: int | None = None) -> None:
+        self._batch = batch
+        workers = min(jobs or os.cpu_count() or 1, _WORKERS_MAX)
+        self._pool = ThreadPoolExecutor(workers, "eka-blobs")
+        # Apart from the pool, because chunks of a file must be written in order.
+        self._disk = ThreadPoolExecutor(1, "eka-chunks")
+        self._pending: deque[Future[None]] = deque()
+        self._chunks: SimpleQueue[_Chunk] | None = None
+        self._writers: set[BlobWriter] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._disk.shutdown(cancel_futures=True)
+        for writer in self._writers:
+            writer.close()
+
+    def finish(self) -> None:
+        """Waits until everything is written."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def add(self, data: bytes, executable: bool) -> B3Digest:
+        digest = B3Digest.of(data)
+        if not self._batch.knows(digest, len(data)):
+            if len(data) < INLINE_MAX:
+                self._batch.put(digest, data, executable)
+            else:
+                while len(self._pending) >= PENDING:
+                    self._pending.popleft().result()
+                self._submit(self._pool, self._batch.put, digest, data, executable)
+        return digest
+
+    def stream(self, size: int, executable: bool, fill: Fill, tees: Sequence[Tee] = ()) -> B3Digest:
+        """One file of `size` bytes: `fill(view)` fills the whole view with the next of them.
+
+        Each `tee(view, done)` gets every chunk too, and calls `done` when it needs it no more.
+        """
+        with _KnownBlob(self._batch, size) as known:
+            return self._stream(size, executable, fill, tees, known)
+
+    def _stream(
+        self, size: int, executable: bool, fill: Fill, tees: Sequence[Tee], known: _KnownBlob
+    ) -> B3Digest:
+        hasher = blake3()
+        writer: BlobWriter | None = None
+        position = 0
+        while position < size:
+            chunk = self._free_chunk()
+            view = chunk.view[: size - position]
+            fill(view)
+            hasher.update(view)
+            if writer is None and not known.continues_with(view):
+                writer = self._writer(size, executable, known, position)
+            self._hand_out(chunk, view, writer, tees)
+            position += len(view)
+        digest = B3Digest(hasher.digest())
+        if writer is None and digest != known.digest:
+            # The file of the known blob is damaged in a way that makes it equal to this one.
+            writer = self._writer(size, executable, known, size)
+        if writer is not None:
+            self._submit(self._disk, self._end, writer, digest, self._batch.knows(digest, size))
+        return digest
+
+    def _hand_out(
+        self, chunk: _Chunk, view: memoryview, writer: BlobWriter | None, tees: Sequence[Tee]
+    ) -> None:
+        users = chunk.users = (writer is not None) + len(tees)
+        if writer is not None:
+            self._submit(self._disk, self._write, writer, view, chunk.release)
+        for tee in tees:
+            tee(view, chunk.release)
+        if not users:
+            chunk.free()
+
+    def _writer(self, size: int, executable: bool, known: _KnownBlob, position: int) -> BlobWriter:
+        writer = self._batch.writer(executable, direct=size >= DIRECT_MIN)
+        self._writers.add(writer)
+        if position:
+            writer.copy_from(known.fd, position)
+        return writer
+
+    def _write(self, writer: BlobWriter, view: memoryview, release: Callable[[], None]) -> None:
+        try:
+            writer.write(view)
+        finally:
+            release()
+
+    def _end(self, writer: BlobWriter, digest: B3Digest, known: bool) -> None:
+        if not known:
+            writer.finish(digest)
+        self._writers.discard(writer)
+        writer.close()
+
+    def _submit(self, pool: ThreadPoolExecutor, job: Callable[..., None], *args: object) -> None:
+        self._pending.append(pool.submit(job, *args))
+        while self._pending and self._pending[0].done():
+            self._pending.popleft().result()
+
+    def _free_chunk(self) -> _Chunk:
+        if self._chunks is None:
+            # Anonymous memory is aligned to pages, which direct I/O needs.
+            arena = memoryview(mmap.mmap(-1, CHUNK * CHUNKS))
+            self._chunks = SimpleQueue()
+            for start in range(0, CHUNK * CHUNKS, CHUNK):
+                self._chunks.put(_Chunk(arena[start : start + CHUNK], self._chunks))
+        return self._chunks.get()
+
+
+class _Chunk:
+    """A buffer that goes back to the free ones when its last user has released it."""
+
+    __slots__ = ("_free", "_lock", "users", "view")
+
+    def __init__(self, view: memoryview, free: SimpleQueue[_Chunk]) -> None:
+        self.view = view
+        self.users = 0
+        self._free = free
+        self._lock = threading.Lock()
+
+    def release(self) -> None:
+        with self._lock:
+            self.users -= 1
+            last = self.users == 0
+        if last:
+            self.free()
+
+    def free(self) -> None:
+        self._free.put(self)
+
+
+class _KnownBlob:
+    """A blob of the store that has the same size, for as long as its contents are the same.
+
+    Large files are seldom of equal size by chance. So when one comes that the store has already,
+    nothing of it is written, though its digest is known only at the end.
+    """
+
+    def __init__(self, batch: Batch, size: int) -> None:
+        self._blobs = batch.blobs
+        self._candidates: list[BlobRow] | None = batch.blobs.of_size(size)
+        self.fd = -1
+        self.digest: B3Digest | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def continues_with(self, view: memoryview) -> bool:
+        if self._candidates is None:
+            return self._reads(view)
+        candidates, self._candidates = self._candidates, None
+        return any(self._open(row) and self._reads(view) for row in candidates)
+
+    def _open(self, row: BlobRow) -> bool:
+        self._close()
+        with suppress(StoreError), self._blobs.open_row(row) as reader:
+            self.fd, self.digest = os.dup(reader.fileno()), row.digest
+        return self.fd >= 0
+
+    def _reads(self, view: memoryview) -> bool:
+        while view:
+            data = os.read(self.fd, len(view))
+            # Comparing memoryviews goes byte by byte.
+            if not data or bytes(view[: len(data)]) != data:
+                return False
+            view = view[len(data) :]
+        return True
+
+    def _close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

@@ -1,0 +1,232 @@
+"""Nodes and directories: the castore's data model and its canonical protobuf encoding.
+
+The messages are those of `snix.castore.v1` (field numbers in parentheses):
+
+    Directory       directories (1)*, files (2)*, symlinks (3)*
+    DirectoryEntry  name (1), digest (2), size (3)
+    FileEntry       name (1), digest (2), size (3), executable (4)
+    SymlinkEntry    name (1), target (2)
+    Entry           one of directory (1), file (2), symlink (3)
+
+The digest of a directory is the BLAKE3 of its encoding, so there is one encoding: fields in
+ascending order, defaults omitted, shortest varints, each list sorted by name. Encoder and decoder
+are written by hand because every directory of every import passes through them.
+
+The size of a directory counts as snix computes it, not as its documentation says: two for every
+entry, plus the sizes of the directories among them. It is part of the parent's encoding.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from functools import cached_property
+from typing import NamedTuple
+
+from eka_runtime.castore.digest import DIGEST_SIZE, B3Digest
+from eka_runtime.castore.protobuf import ProtobufError, fields, varint
+from eka_runtime.errors import CastoreError
+
+MAX_NAME = 255
+MAX_TARGET = 4095
+MAX_SIZE = 2**64 - 1
+SIZE_PER_ENTRY = 2
+
+
+class FileNode(NamedTuple):
+    digest: B3Digest
+    size: int
+    executable: bool = False
+
+
+class DirectoryNode(NamedTuple):
+    """`size` is that of the directory it names: see the module docstring."""
+
+    digest: B3Digest
+    size: int
+
+
+class SymlinkNode(NamedTuple):
+    target: bytes
+
+
+Node = FileNode | DirectoryNode | SymlinkNode
+
+_DIRECTORY, _FILE, _SYMLINK = b"\x0a", b"\x12", b"\x1a"
+_DIGEST = b"\x12" + bytes([DIGEST_SIZE])
+_EXECUTABLE = b"\x20\x01"
+
+
+def name_problem(name: bytes) -> str | None:
+    """The rule that the name of an entry violates, if any."""
+    if not 1 <= len(name) <= MAX_NAME:
+        return f"name has {len(name)} bytes, not 1 to {MAX_NAME}"
+    if b"/" in name or b"\0" in name or name == b"." or name == b"..":
+        return f"invalid name: {name!r}"
+    return None
+
+
+def _node_problem(node: Node) -> str | None:
+    if isinstance(node, SymlinkNode):
+        if not 1 <= len(node.target) <= MAX_TARGET:
+            return f"symlink target has {len(node.target)} bytes, not 1 to {MAX_TARGET}"
+        return "symlink target contains NUL" if b"\0" in node.target else None
+    if not 0 <= node.size <= MAX_SIZE:
+        return f"size {node.size} is not a 64-bit number"
+    return None
+
+
+def _encode(name: bytes, node: Node) -> bytes:
+    """An entry with its tag; good as an element of a Directory and as an Entry alike."""
+    body = b"\x0a" + varint(len(name)) + name if name else b""
+    if isinstance(node, FileNode):
+        tag = _FILE
+        body += _DIGEST + node.digest
+        if node.size:
+            body += b"\x18" + varint(node.size)
+        if node.executable:
+            body += _EXECUTABLE
+    elif isinstance(node, DirectoryNode):
+        tag = _DIRECTORY
+        body += _DIGEST + node.digest
+        if node.size:
+            body += b"\x18" + varint(node.size)
+    else:
+        tag = _SYMLINK
+        body += b"\x12" + varint(len(node.target)) + node.target
+    return tag + varint(len(body)) + body
+
+
+def encode_entry(node: Node, name: bytes = b"") -> bytes:
+    """An `Entry`; without a name where a lone node is meant. Raises CastoreError if invalid."""
+    problem = _node_problem(node) or (name_problem(name) if name else None)
+    if problem:
+        raise CastoreError(f"invalid entry: {problem}")
+    return _encode(name, node)
+
+
+def decode_entry(data: bytes) -> tuple[bytes, Node]:
+    """Name (b"" if it has none) and node of a canonical `Entry`; CastoreError names the rule."""
+    try:
+        found = [_decode(tag, body) for tag, body in fields(data)]
+    except ProtobufError as error:
+        raise CastoreError(f"invalid entry: {error}") from error
+    if len(found) != 1:
+        raise CastoreError(f"invalid entry: {len(found)} nodes instead of one")
+    [(name, node)] = found
+    if encode_entry(node, name) != data:
+        raise CastoreError("invalid entry: encoding is not canonical")
+    return name, node
+
+
+# The fields of each message by its tag in Directory and Entry.
+_FIELDS: dict[int, dict[int, type]] = {
+    1: {1: bytes, 2: bytes, 3: int},
+    2: {1: bytes, 2: bytes, 3: int, 4: int},
+    3: {1: bytes, 2: bytes},
+}
+
+
+def _decode(tag: int, body: int | bytes) -> tuple[bytes, Node]:
+    if tag not in _FIELDS or isinstance(body, int):
+        raise ProtobufError(f"unknown field {tag}")
+    numbers: dict[int, int] = {}
+    texts: dict[int, bytes] = {}
+    for number, value in fields(body):
+        if not isinstance(value, _FIELDS[tag].get(number, type(None))):
+            raise ProtobufError(f"unknown field {number} in entry")
+        if isinstance(value, int):
+            numbers[number] = value
+        else:
+            texts[number] = value
+    name, raw = texts.get(1, b""), texts.get(2, b"")
+    if tag == 3:
+        return name, SymlinkNode(raw)
+    if len(raw) != DIGEST_SIZE:
+        raise ProtobufError(f"digest has {len(raw)} bytes, not {DIGEST_SIZE}")
+    digest, size = B3Digest(raw), numbers.get(3, 0)
+    if tag == 1:
+        return name, DirectoryNode(digest, size)
+    return name, FileNode(digest, size, bool(numbers.get(4)))
+
+
+class Directory:
+    """An immutable directory, valid by construction: `entries` ascend strictly by name."""
+
+    def __init__(self, entries: tuple[tuple[bytes, Node], ...]) -> None:
+        """Takes `entries` in order; use `build` for any order. Raises CastoreError."""
+        last = b""
+        for name, node in entries:
+            if problem := name_problem(name) or _node_problem(node):
+                raise CastoreError(f"invalid directory: {problem}")
+            if name <= last:
+                how = "occurs twice" if name == last else "is out of order"
+                raise CastoreError(f"invalid directory: name {how}: {name!r}")
+            last = name
+        self.entries = entries
+        if self.size > MAX_SIZE:
+            raise CastoreError("invalid directory: sum of sizes overflows 64 bits")
+
+    @classmethod
+    def build(cls, entries: Iterable[tuple[bytes, Node]]) -> Directory:
+        return cls(tuple(sorted(entries, key=_name_of)))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Directory:
+        """The directory with exactly this encoding; CastoreError names the rule it violates."""
+        lists: tuple[list[tuple[bytes, Node]], ...] = ([], [], [])
+        try:
+            for tag, body in fields(data):
+                lists[(tag - 1) % 3].append(_decode(tag, body))
+        except ProtobufError as error:
+            raise CastoreError(f"invalid directory: {error}") from error
+        for one in lists:
+            if any(one[i][0] >= one[i + 1][0] for i in range(len(one) - 1)):
+                raise CastoreError("invalid directory: names of a list do not ascend")
+        directory = cls.build(entry for one in lists for entry in one)
+        if directory.encode() != data:
+            raise CastoreError("invalid directory: encoding is not canonical")
+        directory.__dict__["_encoding"] = data
+        return directory
+
+    def encode(self) -> bytes:
+        return self._encoding
+
+    @cached_property
+    def _encoding(self) -> bytes:
+        parts: dict[type, list[bytes]] = {DirectoryNode: [], FileNode: [], SymlinkNode: []}
+        for name, node in self.entries:
+            parts[type(node)].append(_encode(name, node))
+        return b"".join(part for one in parts.values() for part in one)
+
+    @cached_property
+    def digest(self) -> B3Digest:
+        return B3Digest.of(self._encoding)
+
+    @cached_property
+    def size(self) -> int:
+        below = sum(node.size for _, node in self.entries if isinstance(node, DirectoryNode))
+        return SIZE_PER_ENTRY * len(self.entries) + below
+
+    @property
+    def node(self) -> DirectoryNode:
+        return DirectoryNode(self.digest, self.size)
+
+    def get(self, name: bytes) -> Node | None:
+        index = bisect_left(self.entries, name, key=_name_of)
+        if index < len(self.entries) and self.entries[index][0] == name:
+            return self.entries[index][1]
+        return None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Directory) and self.entries == other.entries
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"<Directory {self.digest}: {len(self.entries)} entries>"
+
+
+def _name_of(entry: tuple[bytes, Node]) -> bytes:
+    return entry[0]

@@ -1,0 +1,151 @@
+"""Files that appear under their names complete or not at all: steps 1 to 3 of `batch.py`.
+
+Works on two directories of one file system, through descriptors, so that a rename of the store
+meanwhile does no harm. Raises OSErrors; advice is the caller's business.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from contextlib import ExitStack, suppress
+from typing import NamedTuple
+
+from eka_runtime.castore.blobs import SHARD_LENGTH, BlobRow, digest_of
+
+MTIME_NS = 10**9
+FILE_MODE, EXECUTABLE_MODE = 0o444, 0o555
+
+_TIMES = (MTIME_NS, MTIME_NS)
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CLOEXEC
+_UNNAMED = os.O_TMPFILE | _NEW
+# What file systems answer that have no O_TMPFILE: open(2).
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT)
+
+
+class NewFile(NamedTuple):
+    """An open file in the making; `name` is empty when it has none."""
+
+    fd: int
+    name: str
+
+
+class Placing:
+    """Makes files in `tmp` and links them below `target`; safe to use from several threads.
+
+    `unnamed` may be false to do without O_TMPFILE, as happens by itself where there is none.
+    """
+
+    def __init__(self, tmp: str, target: str, *, unnamed: bool = True) -> None:
+        self._named: set[str] = set()
+        self._proc_fd = -1
+        with ExitStack() as opened:
+            self._tmp_fd = _opened(opened, tmp)
+            self.fd = _opened(opened, target)
+            with suppress(OSError):
+                self._proc_fd = _opened(opened, "/proc/self/fd")
+            self._unnamed = unnamed and self._proc_fd >= 0
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        for name in self._named:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self._tmp_fd)
+        self._opened.close()
+
+    def create(self, flags: int = 0) -> NewFile:
+        """`flags` may be O_DIRECT, which is dropped where it is not known."""
+        if self._unnamed:
+            try:
+                return NewFile(os.open(".", _UNNAMED | flags, 0o600, dir_fd=self._tmp_fd), "")
+            except OSError as error:
+                if error.errno == errno.EINVAL and flags:
+                    return self.create()
+                if error.errno not in _NO_TMPFILE:
+                    raise
+                self._unnamed = False
+        name = secrets.token_hex(16)
+        self._named.add(name)
+        fd = os.open(name, _NEW | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._tmp_fd)
+        return NewFile(fd, name)
+
+    def drop(self, file: NewFile) -> None:
+        """Closes the file and forgets its temporary name; where it was placed it stays."""
+        os.close(file.fd)
+        if file.name:
+            os.unlink(file.name, dir_fd=self._tmp_fd)
+            self._named.discard(file.name)
+
+    def place(self, file: NewFile, name: str) -> bool:
+        """Links a finished file at `xx/…`; False when the name is taken."""
+        try:
+            self._link(file, name, self.fd)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                os.mkdir(name[:SHARD_LENGTH], dir_fd=self.fd)
+            try:
+                self._link(file, name, self.fd)
+            except FileExistsError:
+                return False
+        return True
+
+    def replace(self, file: NewFile, name: str) -> None:
+        """Puts a finished file where another is."""
+        fresh = secrets.token_hex(16)
+        self._named.add(fresh)
+        self._link(file, fresh, self._tmp_fd)
+        os.rename(fresh, name, src_dir_fd=self._tmp_fd, dst_dir_fd=self.fd)
+        self._named.discard(fresh)
+
+    def holds(self, row: BlobRow) -> bool:
+        """Whether the file at a name is that blob, as it would have been made here."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = os.open(row.name, flags, dir_fd=self.fd)
+        except OSError:
+            return False
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_size != row.size:
+                return False
+            if stat.S_IMODE(status.st_mode) not in (FILE_MODE, EXECUTABLE_MODE):
+                return False
+            if status.st_mtime_ns != MTIME_NS:
+                return False
+            with open(fd, "rb", buffering=0, closefd=False) as reader:
+                return digest_of(reader) == (row.digest, row.size)
+        finally:
+            os.close(fd)
+
+    def _link(self, file: NewFile, name: str, directory_fd: int) -> None:
+        if file.name:
+            os.link(file.name, name, src_dir_fd=self._tmp_fd, dst_dir_fd=directory_fd)
+        else:
+            # The only way for an unprivileged process to name such a file: open(2), O_TMPFILE.
+            # Python's link() follows the symlink only because it is given directories, too.
+            os.link(str(file.fd), name, src_dir_fd=self._proc_fd, dst_dir_fd=directory_fd)
+
+
+def finish(fd: int, executable: bool) -> None:
+    """Gives a file the mode and the time that every blob has."""
+    os.fchmod(fd, EXECUTABLE_MODE if executable else FILE_MODE)
+    os.utime(fd, ns=_TIMES)
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    written = os.write(fd, data)
+    if written != len(data):
+        rest = memoryview(data)[written:]
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+
+
+def _opened(stack: ExitStack, path: str) -> int:
+    fd = os.open(path, _DIRECTORY)
+    stack.callback(os.close, fd)
+    return fd

@@ -1,0 +1,121 @@
+"""A castore alone, as it lies in a store: database, blob files, and files in the making."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from eka_runtime.castore.batch import Batch
+from eka_runtime.castore.blobs import NAME_SIZE, LocalBlobs
+from eka_runtime.castore.database import Database
+from eka_runtime.castore.directories import LocalDirectories
+from eka_runtime.castore.ingest import Ingested, Source, ingest_nar, ingest_tree
+from eka_runtime.nix.nar import NarReader
+from tests.unit.nix.trees import Dir, File, Tree, in_pieces
+
+# Hundreds of small stores, each made durable, are kept from the disk where that is possible.
+_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+class Castore(NamedTuple):
+    root: Path
+    database: Database
+    blobs: LocalBlobs
+    directories: LocalDirectories
+
+    @classmethod
+    @contextmanager
+    def open(cls, root: Path, *, name_size: int = NAME_SIZE) -> Iterator[Self]:
+        for name in ("blobs", "tmp"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        database = Database(root / "db.sqlite")
+        try:
+            blobs = LocalBlobs(root / "blobs", database, name_size=name_size)
+            yield cls(root, database, blobs, LocalDirectories(database))
+        finally:
+            database.close()
+
+    def batch(self, *, unnamed: bool = True) -> Batch:
+        return Batch(self.database, self.blobs, self.root / "tmp", unnamed=unnamed)
+
+    def commit(self, batch: Batch) -> None:
+        batch.sync()
+        with self.database.transaction() as conn:
+            batch.flush(conn)
+
+    def add(self, work: Callable[[Batch], Ingested]) -> Ingested:
+        with self.batch() as batch:
+            done = work(batch)
+            self.commit(batch)
+        return done
+
+    def add_tree(self, source: Source) -> Ingested:
+        return self.add(lambda batch: ingest_tree(batch, source))
+
+    def add_nar(self, nar: bytes, piece: int = 1 << 20) -> Ingested:
+        return self.add(lambda batch: ingest_nar(batch, NarReader(in_pieces(nar, piece))))
+
+    def files(self) -> list[str]:
+        """The blob files, by name."""
+        return sorted(os.path.relpath(path, self.blobs.directory) for path in self._paths("blobs"))
+
+    def check(self) -> None:
+        for row in self.blobs.rows():
+            self.blobs.verify_row(row)
+            status = (self.blobs.directory / row.name).stat()
+            assert status.st_mode & 0o7777 in (0o444, 0o555)
+            assert status.st_mtime_ns == 10**9
+        for digest in self.directories.digests():
+            assert self.directories.get(digest) is not None
+        assert list(self._paths("tmp")) == []
+
+    def _paths(self, below: str) -> Iterator[Path]:
+        return (path for path in (self.root / below).rglob("*") if not path.is_dir())
+
+
+@contextmanager
+def temporary() -> Iterator[Path]:
+    """A directory for one Hypothesis example, whose fixtures are shared by all examples."""
+    path = Path(tempfile.mkdtemp(dir=_MEMORY))
+    try:
+        yield path
+    finally:
+        for directory, _, _ in os.walk(path):
+            os.chmod(directory, 0o700)
+        shutil.rmtree(path)
+
+
+def naive_nar(tree: Tree) -> bytes:
+    """The NAR of a tree by the grammar alone, independent of the code under test."""
+    return _string(b"nix-archive-1") + _node(tree)
+
+
+def _node(tree: Tree) -> bytes:
+    parts = [b"(", b"type"]
+    if isinstance(tree, File):
+        parts += [b"regular", *([b"executable", b""] if tree.executable else [])]
+        parts += [b"contents", tree.contents]
+    elif isinstance(tree, Dir):
+        return (
+            b"".join(map(_string, [*parts, b"directory"]))
+            + b"".join(_entry(name, child) for name, child in sorted(tree.entries))
+            + _string(b")")
+        )
+    else:
+        parts += [b"symlink", b"target", tree.target]
+    return b"".join(map(_string, [*parts, b")"]))
+
+
+def _entry(name: bytes, tree: Tree) -> bytes:
+    head = b"".join(map(_string, [b"entry", b"(", b"name", name, b"node"]))
+    return head + _node(tree) + _string(b")")
+
+
+def _string(data: bytes) -> bytes:
+    padded = data + bytes(-len(data) % 8)
+    return len(data).to_bytes(8, "little") + padded

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from eka_runtime.castore.database import Database
+from eka_runtime.errors import StoreAccessError, StoreCorrupt, StoreFormatError
+
+SCHEMA = ("create table more (number integer primary key)",)
+
+
+def _numbers(database: Database) -> list[int]:
+    return [number for (number,) in database.connection.execute("select number from more")]
+
+
+def _raw(file: Path, *statements: str) -> None:
+    connection = sqlite3.connect(file)
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+def _insert_and_fail(conn: sqlite3.Connection) -> None:
+    conn.execute("insert into more values (2)")
+    raise ZeroDivisionError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "db.sqlite"
+
+
+def test_it_has_its_own_tables_and_those_it_was_given(file: Path) -> None:
+    database = Database(file, SCHEMA)
+    tables = database.connection.execute("select name from sqlite_schema where type = 'table'")
+    assert {name for (name,) in tables} == {"blob", "directory", "more"}
+    modes = ("journal_mode", "synchronous", "foreign_keys")
+    found = [database.connection.execute(f"pragma {mode}").fetchone()[0] for mode in modes]
+    assert found == ["wal", 2, 1]
+    database.close()
+    assert os.listdir(file.parent) == [file.name]
+
+
+def test_a_transaction_is_kept_as_a_whole_or_not_at_all(file: Path) -> None:
+    database = Database(file, SCHEMA)
+    with database.transaction() as conn:
+        conn.execute("insert into more values (1)")
+    with pytest.raises(ZeroDivisionError), database.transaction() as conn:
+        _insert_and_fail(conn)
+    with pytest.raises(sqlite3.IntegrityError), database.transaction() as conn:
+        conn.executemany("insert into more values (?)", [(3,), (1,)])
+    assert _numbers(database) == [1]
+    database.close()
+    reopened = Database(file, SCHEMA)
+    assert _numbers(reopened) == [1]
+    reopened.close()
+
+
+def test_every_thread_has_a_connection_of_its_own(file: Path) -> None:
+    database = Database(file, SCHEMA)
+    barrier = threading.Barrier(4)
+
+    def insert(number: int) -> int:
+        barrier.wait()
+        with database.transaction() as conn:
+            conn.execute("insert into more values (?)", (number,))
+        return id(database.connection)
+
+    with ThreadPoolExecutor(4) as pool:
+        used = list(pool.map(insert, range(4)))
+    assert len(set(used)) == 4
+    assert _numbers(database) == [0, 1, 2, 3]
+    database.close()
+
+
+def test_connections_of_ended_threads_are_closed(file: Path) -> None:
+    database = Database(file, SCHEMA)
+    found: list[sqlite3.Connection] = []
+    for _ in range(3):
+        thread = threading.Thread(target=lambda: found.append(database.connection))
+        thread.start()
+        thread.join()
+    for connection in found[:-1]:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("select 1")
+    database.close()
+
+
+def test_a_reader_sees_what_was_committed_when_it_looked(file: Path) -> None:
+    writer, reader = Database(file, SCHEMA), Database(file, SCHEMA)
+    with writer.transaction() as conn:
+        conn.execute("insert into more values (1)")
+        assert _numbers(reader) == []
+    assert _numbers(reader) == [1]
+    writer.close()
+    reader.close()
+
+
+def test_many_may_create_it_at_once(file: Path) -> None:
+    barrier = threading.Barrier(8)
+
+    def create(number: int) -> None:
+        barrier.wait()
+        database = Database(file, SCHEMA)
+        with database.transaction() as conn:
+            conn.execute("insert into more values (?)", (number,))
+        database.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(create, range(8)))
+    database = Database(file, SCHEMA)
+    assert _numbers(database) == list(range(8))
+    database.close()
+    assert os.listdir(file.parent) == [file.name]
+
+
+def test_readonly_writes_nothing(file: Path) -> None:
+    Database(file, SCHEMA).close()
+    database = Database(file, readonly=True)
+    assert _numbers(database) == []
+    with pytest.raises(StoreAccessError, match="read-only") as caught:
+        database.connection.execute("insert into more values (1)")
+    assert os.fspath(file) in str(caught.value)
+    assert caught.value.hint
+    database.close()
+
+
+def test_readonly_needs_no_right_to_write(file: Path) -> None:
+    database = Database(file, SCHEMA)
+    with database.transaction() as conn:
+        conn.execute("insert into more values (1)")
+    database.close()
+    file.chmod(0o444)
+    file.parent.chmod(0o555)
+    reader = Database(file, readonly=True)
+    assert _numbers(reader) == [1]
+    reader.close()
+    file.parent.chmod(0o755)
+
+
+def test_a_missing_file_is_not_made_by_a_reader(file: Path) -> None:
+    with pytest.raises(StoreAccessError, match="cannot open"):
+        Database(file, readonly=True)
+    assert not file.exists()
+
+
+def test_a_missing_directory_is_named(file: Path) -> None:
+    with pytest.raises(StoreAccessError, match=r"cannot make .*/none/db\.sqlite"):
+        Database(file.parent / "none" / "db.sqlite")
+
+
+def test_a_newer_format_is_refused_and_untouched(file: Path) -> None:
+    Database(file, SCHEMA).close()
+    _raw(file, "pragma user_version = 2")
+    before = file.read_bytes()
+    with pytest.raises(StoreFormatError, match="version 2, this eka knows version 1") as caught:
+        Database(file, SCHEMA)
+    assert caught.value.hint
+    assert file.read_bytes() == before
+
+
+def test_a_database_of_something_else_is_refused(file: Path) -> None:
+    _raw(file, "create table theirs (x)")
+    with pytest.raises(StoreFormatError, match="not the database of an eka store"):
+        Database(file, SCHEMA)
+
+
+def test_a_file_that_is_no_database_is_refused(file: Path) -> None:
+    file.write_bytes(b"something else\n" * 100)
+    with pytest.raises(StoreCorrupt, match="not a database") as caught:
+        Database(file, SCHEMA)
+    assert os.fspath(file) in str(caught.value)
+
+
+def test_a_full_database_rolls_back_and_says_so(file: Path) -> None:
+    database = Database(file, SCHEMA)
+    # A limit on pages gives the very error that a full disk gives.
+    pages = database.connection.execute("pragma page_count").fetchone()[0]
+    database.connection.execute(f"pragma max_page_count = {pages}")
+    with pytest.raises(StoreAccessError, match="the disk is full"), database.transaction() as conn:
+        conn.executemany("insert into more values (?)", ((number,) for number in range(10_000)))
+    assert _numbers(database) == []
+    database.close()
+
+
+def test_a_copy_of_the_file_is_a_database(file: Path) -> None:
+    database = Database(file, SCHEMA)
+    with database.transaction() as conn:
+        conn.execute("insert into more values (1)")
+    database.close()
+    shutil.copy(file, file.with_name("copy"))
+    copy = Database(file.with_name("copy"), SCHEMA)
+    assert _numbers(copy) == [1]
+    copy.close()
