@@ -19,7 +19,7 @@ NIX_CONFIG = "substituters =\nbuild-users-group =\nsandbox = true\n"
 
 
 class NixClosure(NamedTuple):
-    """`root` is the built path, `paths` its closure, `stream` the file `nix-store --export` made."""
+    """`root` is the built path, `paths` its closure, `stream` a file that Nix exported it to."""
 
     root: str
     paths: tuple[str, ...]

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eka_runtime.errors import EkaError, InvalidStorePath, UsageError
 
@@ -85,7 +85,8 @@ def input_bytes(file: str) -> Iterator[Read]:
             "an export stream is binary and stdin is a terminal",
             hint="name a file, or pipe: `nix-store --export PATH… | eka store import`",
         )
-    yield sys.stdin.buffer.read1  # type: ignore[attr-defined]
+    stdin: Any = sys.stdin.buffer
+    yield stdin.read1
 
 
 def _opened(file: str) -> FileIO:

@@ -46,18 +46,19 @@ def ls(context: Context, path: str, recursive: bool, long: bool) -> None:
 def _listing(store: Store, text: str, node: Node, recursive: bool) -> Iterator[tuple[bytes, Node]]:
     """Names relative to what was asked for; a file or link lists itself."""
     from eka_runtime.castore.node import DirectoryNode
+    from eka_runtime.castore.services import require_directory
 
     if not isinstance(node, DirectoryNode):
         yield text.rstrip("/").rpartition("/")[2].encode("utf-8", "surrogateescape"), node
         return
     # A stack of iterators, not recursion: trees may be deeper than Python's stack.
-    stack = [(b"", iter(store.directories.get(node.digest).entries))]
+    stack = [(b"", iter(require_directory(store.directories, node.digest).entries))]
     while stack:
         prefix, entries = stack[-1]
         for name, child in entries:
             yield prefix + name, child
             if recursive and isinstance(child, DirectoryNode):
-                below = iter(store.directories.get(child.digest).entries)
+                below = iter(require_directory(store.directories, child.digest).entries)
                 stack.append((prefix + name + b"/", below))
                 break
         else:

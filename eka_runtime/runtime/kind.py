@@ -1,0 +1,29 @@
+"""What must be known of a container runtime to drive it: a `Kind` in crun.py and in runc.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+Config = dict[str, Any]
+"""config.json as `json.loads` gives it."""
+
+
+class Kind(NamedTuple):
+    """`options` are the global ones, with {state} for the state directory."""
+
+    name: str
+    options: tuple[str, ...]
+    adapt: Callable[[Config], None]
+    clones_itself: bool  # copies its own file and starts anew unless that is read-only
+    holds_mounts: bool  # keeps a descriptor open for every bind mount
+    raises_nofile: bool  # for itself, and leaves the program with that
+    makes_cgroups: bool  # even without being asked, where root may
+
+
+def namespace_types(config: Config) -> set[str]:
+    return {entry["type"] for entry in config.get("linux", {}).get("namespaces", [])}
+
+
+def nothing(config: Config) -> None:
+    """For a runtime that takes a bundle as it is."""

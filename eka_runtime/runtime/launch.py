@@ -1,0 +1,277 @@
+"""Plans a start: adapts a portable bundle to this host's mode and runtime, once, on the cold path.
+
+The plan is plain data that `enter` executes and a launch record can hold; a later start fills in
+its own arguments, environment and terminal and needs nothing of this module. Out of scope: finding
+out what the host can do (probe.py), making bundles (eka_runtime.oci).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from eka_runtime.errors import HostError, SpecError
+from eka_runtime.runtime.crun import CRUN
+from eka_runtime.runtime.enter import enter
+from eka_runtime.runtime.host import Host
+from eka_runtime.runtime.init import Init, find_init
+from eka_runtime.runtime.kind import Config, Kind, namespace_types
+from eka_runtime.runtime.runc import RUNC
+
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (CRUN, RUNC)}
+
+_PATH_LIMIT = 100  # a socket lies in the state directory, and its path must fit 108 bytes
+_SBIN = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+_SMALLEST_NOFILE = 512
+_CGROUPS = ("/sys/fs/cgroup",)
+# `_hole` as JSON writes it. No valid configuration holds a NUL.
+_HOLE = re.compile(r'"\\u0000eka:([a-z]+)"')
+
+
+class Plan(TypedDict):
+    """Everything `enter` needs; only values that `marshal` can write."""
+
+    mode: str
+    runtime: tuple[str, ...]  # its path and global options
+    path: str  # PATH of the runtime, which looks there for newuidmap
+    state: str
+    template: tuple[bytes | str, ...]  # config.json; a str names a hole: args env terminal nofile
+    descriptors: int  # that the runtime may need; 0 if few
+    init: tuple[str, ...]  # goes before the program's arguments
+    terminal: bool
+    cover: tuple[str, ...]  # directories hidden from the runtime
+    readonly: tuple[str, ...]  # trees it must not write to
+    protect: bool
+    proc: bytes  # mount options of /proc
+
+
+def plan(
+    spec: Mapping[str, Any],
+    bundle_dir: Path,
+    host: Host,
+    *,
+    state: Path,
+    terminal: bool = True,
+) -> Plan:
+    """How to start `spec` (a bundle's config.json) on `host`.
+
+    `args`, `env` and `terminal` of the spec's process are left out: they belong to a start. With
+    `terminal`, the program gets a terminal when the starting process has one on all three streams.
+    SpecError when the spec lacks what every bundle has.
+    """
+    config = copy.deepcopy(dict(spec))
+    kind = KINDS[host.kind]
+    try:
+        single = _maps_single_id(config, host)
+        mode = host.mode if single or host.mode != "outer" else "direct"
+        _make_absolute(config, bundle_dir)
+        _own_user_namespace(config, host)
+        _ADAPT[mode](config, host)
+        kind.adapt(config)
+        init = _add_init(config, find_init()) if mode != "outer" else ()
+        if kind.raises_nofile:
+            _add_nofile_hole(config)
+        descriptors = _needed_descriptors(config) if kind.holds_mounts else 0
+        template = _template(config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SpecError(f"not a config.json that can be started: {error!r}") from error
+    directory = os.fspath(_state_directory(state))
+    options = (option.format(state=directory) for option in kind.options)
+    outer = mode == "outer"
+    runtime = (host.runtime, *options)
+    if not outer:
+        _sweep(Path(directory), runtime)
+    return Plan(
+        mode=mode,
+        runtime=runtime,
+        path="" if single else _SBIN,
+        state=directory,
+        template=template,
+        init=init,
+        terminal=terminal,
+        descriptors=descriptors,
+        cover=host.cover if outer else (),
+        readonly=_CGROUPS if outer and kind.makes_cgroups and host.uid == 0 else (),
+        protect=outer and kind.clones_itself,
+        proc=host.proc.encode(),
+    )
+
+
+def run_bundle(
+    bundle_dir: Path,
+    host: Host,
+    args: Sequence[str] | None = None,
+    *,
+    state: Path | None = None,
+) -> int:
+    """Starts a bundle on disk with its own environment, and its own arguments unless given.
+
+    Takes over the process as `enter` does: `os._exit` with the result. SpecError when config.json
+    cannot be read as JSON.
+    """
+    file = bundle_dir / "config.json"
+    try:
+        spec = json.loads(file.read_bytes())
+        process = spec["process"]
+        words = [os.fsencode(word) for word in (process["args"] if args is None else args)]
+        env = [os.fsencode(variable) for variable in process.get("env", [])]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SpecError(f"{file}: {error}") from error
+    state = state or default_state_directory(os.environ)
+    return enter(plan(spec, bundle_dir, host, state=state), words, env)
+
+
+def default_state_directory(environ: Mapping[str, str]) -> Path:
+    """Where runtimes keep their state: $XDG_RUNTIME_DIR/eka, else below the cache."""
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/") and os.access(runtime, os.W_OK):
+        return Path(runtime, "eka")
+    cache = environ.get("XDG_CACHE_HOME", "")
+    base = Path(cache) if cache.startswith("/") else Path(os.path.expanduser("~"), ".cache")
+    return base / "eka" / "run"
+
+
+def _state_directory(path: Path) -> Path:
+    """Makes it, for this user alone."""
+    absolute = Path(os.path.abspath(path))
+    if len(os.fsencode(absolute)) > _PATH_LIMIT:
+        hint = "set `XDG_RUNTIME_DIR` to a directory with a shorter name"
+        raise HostError(f"the path of the state directory is too long: {absolute}", hint=hint)
+    try:
+        absolute.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = absolute.stat()
+    except OSError as error:
+        raise HostError(f"cannot use the state directory `{absolute}`: {error.strerror}") from error
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise HostError(
+            f"the state directory `{absolute}` belongs to someone else, or others may write to it",
+            hint=f"make it yours alone: `chmod 700 {absolute}`",
+        )
+    return absolute
+
+
+def _sweep(state: Path, runtime: tuple[str, ...]) -> None:
+    """Removes what launchers left that were killed; `enter` names a container by its launcher."""
+    for left in state.glob("eka-*"):
+        launcher = left.name.split("-")[1]
+        if launcher.isdecimal() and not os.path.exists(f"/proc/{launcher}"):
+            words = (*runtime, "delete", "--force", left.name)
+            subprocess.run(words, capture_output=True, check=False, env={})
+
+
+def _maps_single_id(config: Config, host: Host) -> bool:
+    """Whether the only id that the bundle knows is the caller's; no map at all means that, too."""
+    linux = config.get("linux", {})
+    return all(
+        [(entry["hostID"], entry["size"]) for entry in linux.get(key) or []] in ([], [(own, 1)])
+        for key, own in (("uidMappings", host.uid), ("gidMappings", host.gid))
+    )
+
+
+def _make_absolute(config: Config, bundle_dir: Path) -> None:
+    """The runtime is given another bundle directory, where only config.json is."""
+    root = config["root"]
+    root["path"] = os.path.realpath(bundle_dir / root["path"])  # runc wants no link in it
+    for mount in config.get("mounts", []):
+        if {"bind", "rbind"} & set(mount.get("options", [])):
+            mount["source"] = os.path.abspath(bundle_dir / mount["source"])
+
+
+def _own_user_namespace(config: Config, host: Host) -> None:
+    linux = config.setdefault("linux", {})
+    if "user" not in namespace_types(config):
+        linux.setdefault("namespaces", []).append({"type": "user"})
+    user = config["process"]["user"]
+    for key, inside, own in (
+        ("uidMappings", user["uid"], host.uid),
+        ("gidMappings", user["gid"], host.gid),
+    ):
+        if not linux.get(key):
+            linux[key] = [{"containerID": inside, "hostID": own, "size": 1}]
+
+
+def _adapt_outer(config: Config, host: Host) -> None:
+    """Inside the launcher's namespaces the caller is 0, and processes are numbered already."""
+    linux = config["linux"]
+    for key in ("uidMappings", "gidMappings"):
+        for entry in linux[key]:
+            entry["hostID"] = 0
+    linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] != "pid"]
+    _bind_proc(config)
+    _drop_cgroups(config)
+
+
+def _adapt_direct(config: Config, host: Host) -> None:
+    if "pid" not in namespace_types(config):
+        config["linux"]["namespaces"].append({"type": "pid"})
+    if host.uid != 0:
+        _drop_cgroups(config)
+
+
+def _adapt_degraded(config: Config, host: Host) -> None:
+    """For the inside of containers that deny a new /proc and a host name."""
+    _adapt_direct(config, host)
+    _bind_proc(config)
+    config.pop("hostname", None)
+    config.pop("domainname", None)
+
+
+_ADAPT = {"outer": _adapt_outer, "direct": _adapt_direct, "degraded": _adapt_degraded}
+
+
+def _bind_proc(config: Config) -> None:
+    for mount in config.get("mounts", []):
+        if mount.get("type") == "proc":
+            # These flags are locked on the launcher's /proc; leaving one out is denied.
+            options = {"rbind": None, "nosuid": None, "noexec": None, "nodev": None}
+            options |= dict.fromkeys(mount.get("options", []))
+            mount |= {"type": "bind", "source": "/proc", "options": [*options]}
+
+
+def _drop_cgroups(config: Config) -> None:
+    """Without a delegated cgroup crun ignores limits, and runc refuses the bundle."""
+    for key in ("cgroupsPath", "resources"):
+        config["linux"].pop(key, None)
+
+
+def _add_init(config: Config, init: Init | None) -> tuple[str, ...]:
+    """Process 1 ignores signals it has no handler for, so a program should not be it."""
+    places = [mount["destination"] for mount in config["mounts"] if mount.get("type") == "tmpfs"]
+    if init is None or "/dev" not in places:
+        return ()
+    mount = {"destination": "/dev/init", "type": "bind", "source": init.path}
+    config["mounts"].append(mount | {"options": ["bind", "ro", "nosuid", "nodev"]})
+    return ("/dev/init", *init.options)
+
+
+def _needed_descriptors(config: Config) -> int:
+    """Generously; small numbers, that no one's limit is below, are not worth looking at."""
+    needed = 100 + 2 * len(config.get("mounts", []))
+    return needed if needed > _SMALLEST_NOFILE else 0
+
+
+def _add_nofile_hole(config: Config) -> None:
+    limits = config["process"].setdefault("rlimits", [])
+    if "RLIMIT_NOFILE" not in {limit["type"] for limit in limits}:
+        limits.append(_hole("nofile"))
+
+
+def _hole(name: str) -> str:
+    return f"\0eka:{name}"
+
+
+def _template(config: Config) -> tuple[bytes | str, ...]:
+    """config.json in pieces: text, and the names of the holes between."""
+    process = config["process"]
+    process.pop("consoleSize", None)
+    process |= {"args": [_hole("args")], "env": [_hole("env")], "terminal": _hole("terminal")}
+    pieces = _HOLE.split(json.dumps(config, separators=(",", ":")))
+    return tuple(
+        piece if index % 2 else piece.encode("ascii") for index, piece in enumerate(pieces)
+    )
