@@ -99,3 +99,13 @@ def test_an_unknown_setting(world: World, box: Path) -> None:
     os.chmod(config / "eka", 0o755)
     done = world.run("eka", "store", "list", env={"XDG_CONFIG_HOME": str(config)})
     says(done, errors.ConfigError, "`shel`", "eka.toml")
+
+
+def test_user_namespaces_are_forbidden(world: World, box: Path) -> None:
+    script = world.script(box, "true")
+    forbid = "echo 0 > /proc/sys/user/max_user_namespaces"
+    line = f"mount -t proc proc /proc && {forbid} && exec {script}"
+    namespaces = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork"]
+    env = {"XDG_CACHE_HOME": str(box / "cache")}
+    done = world.run(*namespaces, "sh", "-c", line, env=env)
+    says(done, errors.UsernsForbidden, "user namespaces", "max_user_namespaces")
