@@ -72,6 +72,7 @@ def from_file(file: str, command_line: Flags, store: Store) -> tuple[Wanted, Fla
 
     Raises UsageError, HeaderError, PathNotFound for a mentioned path that the store lacks.
     """
+    _refuse_pipe(file)
     head = read_head(file)
     header = parse_header(head, file)
     flags = header.with_flags(command_line)
@@ -80,6 +81,12 @@ def from_file(file: str, command_line: Flags, store: Store) -> tuple[Wanted, Fla
     if not states_packages(header, flags):
         wanted = wanted._replace(roots=mentioned(file, store))
     return wanted, flags
+
+
+def _refuse_pipe(file: str) -> None:
+    # What is read from it for the header would be missing when the program starts.
+    if os.path.exists(file) and not os.path.isdir(file) and not os.path.isfile(file):
+        raise UsageError(f"`{file}` is not a regular file", hint="save the script to a file first")
 
 
 def states_packages(header: Header, flags: Flags) -> bool:

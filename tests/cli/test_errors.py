@@ -109,3 +109,10 @@ def test_user_namespaces_are_forbidden(world: World, box: Path) -> None:
     env = {"XDG_CACHE_HOME": str(box / "cache")}
     done = world.run(*namespaces, "sh", "-c", line, env=env)
     says(done, errors.UsernsForbidden, "user namespaces", "max_user_namespaces")
+
+
+def test_a_pipe_is_no_script(world: World, box: Path) -> None:
+    pipe = box / "pipe"
+    os.mkfifo(pipe)
+    os.chown(pipe, world.user.uid, world.user.gid)
+    says(world.run("eka-run", pipe), errors.UsageError, "not a regular file")
