@@ -31,111 +31,117 @@ class Console:
 
     def __init__(self, state: str) -> None:
         self.path = state + "/tty"
-        self._listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+        self._listener: socket | None = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
         self._listener.bind(self.path)
         self._listener.listen(1)
-        self._poll = poll()
         self._master = -1
+        self._writable = True  # whether there may be more from the caller
+        self._readable = True  # and from the program
         self._typed = b""  # read from the caller, not yet taken by the program
         self._saved: list[int | list[bytes | int]] | None = None
 
     def run(self, launch: Launch) -> None:
         """Returns when the child is gone and all its output is written."""
         signals = _signal_fd(launch)
-        self._poll.register(signals, POLLIN)
-        self._poll.register(self._listener, POLLIN)
         try:
             while not self._turn(launch, signals):
                 pass
-            self._drain()
+            while self._copy_output():
+                pass
         finally:
             self.suspend()
 
     def _turn(self, launch: Launch, signals: int) -> bool:
-        for fd, event in self._poll.poll():
-            if fd == signals:
-                info = posix.read(signals, _SIGINFO)
-                code = int.from_bytes(info[8:12], sys.byteorder, signed=True)
-                if launch.handle(int.from_bytes(info[:4], sys.byteorder), code):
-                    return True
-            elif fd == self._listener.fileno():
-                self._connect()
-            elif fd == 0:
-                self._read_typed()
-            else:
-                self._serve(event)
-        return False
+        ready = dict(self._watch(signals).poll())
+        if self._listener and self._listener.fileno() in ready:
+            self._connect(self._listener)
+        if 0 in ready:
+            self._typed = _read(0)
+            self._writable = self._typed != b""
+        if ready.get(self._master, 0) & POLLOUT:
+            self._copy_input()
+        if ready.get(self._master, 0) & ~POLLOUT:
+            self._copy_output()
+        if signals not in ready:
+            return False
+        info = posix.read(signals, _SIGINFO)
+        code = int.from_bytes(info[8:12], sys.byteorder, signed=True)
+        return launch.handle(int.from_bytes(info[:4], sys.byteorder), code)
 
-    def _connect(self) -> None:
+    def _watch(self, signals: int) -> poll:
+        """Nothing more is read from the caller until the program has taken what was."""
+        watched = poll()
+        watched.register(signals, POLLIN)
+        if self._listener:
+            watched.register(self._listener, POLLIN)
+        if self._master >= 0 and self._readable:
+            watched.register(self._master, POLLIN | (POLLOUT if self._typed else 0))
+            if self._writable and not self._typed:
+                watched.register(0, POLLIN)
+        return watched
+
+    def _connect(self, listener: socket) -> None:
         """Takes the pseudo-terminal's master from the runtime."""
-        self._poll.unregister(self._listener)
-        connection = socket(fileno=self._listener._accept()[0])  # type: ignore[attr-defined]
+        connection = socket(fileno=listener._accept()[0])  # type: ignore[attr-defined]
         _, ancillary, _, _ = connection.recvmsg(4096, CMSG_LEN(4))
         connection.close()
-        self._listener.close()
+        listener.close()
+        self._listener = None
         if ancillary:
             self._master = int.from_bytes(ancillary[0][2][:4], sys.byteorder)
             posix.set_inheritable(self._master, False)
             posix.set_blocking(self._master, False)
-            self._poll.register(self._master, POLLIN)
-            self._poll.register(0, POLLIN)
             self.resume()
 
-    def _read_typed(self) -> None:
+    def _copy_input(self) -> None:
         try:
-            self._typed = posix.read(0, _CHUNK)
-        except OSError:
-            self._typed = b""
-        # Nothing more is read until the program has taken this.
-        self._poll.unregister(0)
-        if self._typed:
-            self._poll.modify(self._master, POLLIN | POLLOUT)
-
-    def _serve(self, event: int) -> None:
-        try:
-            if event & POLLOUT and self._typed:
-                self._typed = self._typed[posix.write(self._master, self._typed) :]
-                if not self._typed:
-                    self._poll.modify(self._master, POLLIN)
-                    self._poll.register(0, POLLIN)
-            if event & ~POLLOUT:
-                _write_all(posix.read(self._master, _CHUNK))
+            self._typed = self._typed[posix.write(self._master, self._typed) :]
         except BlockingIOError:
             return
         except OSError:
-            # Every process has closed the terminal; the program may well go on without one.
-            self._poll.unregister(self._master)
-            if not self._typed:
-                self._poll.unregister(0)
+            self._typed = b""
 
-    def _drain(self) -> None:
-        """What the program wrote last; the kernel keeps it although all writers are gone."""
-        while self._master >= 0:
-            try:
-                _write_all(posix.read(self._master, _CHUNK))
-            except OSError:
-                return
+    def _copy_output(self) -> bool:
+        """False when there is nothing at the moment, or for good."""
+        try:
+            _write_all(posix.read(self._master, _CHUNK))
+        except BlockingIOError:
+            return False
+        except OSError:
+            # EIO: every process has closed the terminal; the program may go on without one.
+            self._readable = False
+        return self._readable
 
     def resize(self) -> None:
         """Gives the inner terminal the outer one's size, which signals the program."""
-        if self._master >= 0:
+        if self._master < 0:
+            return
+        try:
             ioctl(self._master, termios.TIOCSWINSZ, ioctl(0, termios.TIOCGWINSZ, bytes(8)))
+        except OSError:
+            return  # it has hung up, and SIGHUP says so
 
     def resume(self) -> None:
         """Raw mode, and the size that the outer terminal has by now."""
         if self._master < 0:
             return
-        if self._saved is None:
-            self._saved = termios.tcgetattr(0)
-        termios.tcsetattr(0, termios.TCSADRAIN, _raw(termios.tcgetattr(0)))
+        try:
+            modes = termios.tcgetattr(0)
+            if self._saved is None:
+                self._saved = modes
+            termios.tcsetattr(0, termios.TCSADRAIN, _raw(modes))
+        except (OSError, termios.error):
+            return
         self.resize()
 
     def suspend(self) -> None:
         """Back to the caller's modes, unless someone else has the terminal by now."""
-        if self._saved is None or posix.tcgetpgrp(0) != posix.getpgrp():
-            return
-        termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
-        self._saved = None
+        try:
+            if self._saved is not None and posix.tcgetpgrp(0) == posix.getpgrp():
+                termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
+                self._saved = None
+        except (OSError, termios.error):
+            return  # it has hung up
 
 
 def _raw(modes: list[int | list[bytes | int]]) -> list[int | list[bytes | int]]:
@@ -161,6 +167,13 @@ def _signal_fd(launch: Launch) -> int:
     # sigset_t is an array of long; glibc's has 1024 bits.
     mask = bits.to_bytes(8, sys.byteorder) + bytes(120)
     return launch.call("signalfd", -1, mask, _SFD_FLAGS)
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return posix.read(fd, _CHUNK)
+    except OSError:
+        return b""  # the caller's terminal is gone
 
 
 def _write_all(data: bytes) -> None:

@@ -107,6 +107,8 @@ class Launch:
         self.log = _memory_file(b"")
         self.name = f"eka-{posix.getpid()}-{posix.urandom(4).hex()}"
         self.outer = plan["mode"] == "outer"
+        # An attached runtime may read the terminal: then it must be in the foreground, too.
+        self.in_foreground = not self.outer and posix.isatty(0)
         self.signals = frozenset(n for n in SIGNALS if _signal.getsignal(n) != _signal.SIG_IGN)
         self.seen: set[int] = set()
         self.console: Console | None = None
@@ -155,10 +157,9 @@ class Launch:
         elif self.outer and by_terminal:
             # The terminal signals a whole process group: SI_QUEUE tells init to do the same.
             self.call("sigqueue", self.child, signal, None)
-        elif self.outer or not (self.terminal and by_terminal) or signal == _signal.SIGHUP:
+        elif not (self.in_foreground and by_terminal) or signal == _signal.SIGHUP:
             posix.kill(self.child, signal)
-        # else: the runtime is in the terminal's foreground group and got the signal, too; but
-        # a terminal that hangs up tells no one but the leader of its session.
+        # else: the runtime got it, too. (Of a hang-up only the leader of a session is told.)
         if signal == _signal.SIGTSTP:
             self._stop()
         elif self.console and signal == _signal.SIGCONT:
@@ -217,7 +218,7 @@ class Launch:
             posix._exit(FAILED)
 
     def _be_runtime(self) -> NoReturn:
-        if not self.terminal:
+        if not self.in_foreground:
             # The terminal's signals then reach the launcher alone, which passes each on once.
             posix.setpgid(0, 0)
         posix.dup2(self.log, LOG_FD)
@@ -473,7 +474,10 @@ def binding() -> Call:
         result: int = Function(dlsym(libc, name))(*arguments)
         if result < 0:
             code = get_errno()
-            raise OSError(code, posix.strerror(code), name)
+            target = b" ".join(
+                [name.encode(), *(a for a in arguments[1:2] if isinstance(a, bytes))]
+            )
+            raise OSError(code, posix.strerror(code), target.decode(errors="replace"))
         return result
 
     return call

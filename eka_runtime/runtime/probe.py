@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,10 @@ from eka_runtime.runtime.host import Host as Host
 from eka_runtime.runtime.launch import KINDS, plan
 
 MODES = ("outer", "direct", "degraded")
+
+# The program must not see the processes that started it. Kernels before 5.8 lack the first, which
+# holds for members of group 0, too.
+PROC_OPTIONS = ("hidepid=4", "hidepid=2", "")
 
 RUNNER = """\
 import marshal, posix, sys
@@ -125,12 +129,23 @@ def _modes(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 def _try_all(modes: tuple[str, ...], runtimes: tuple[Runtime, ...]) -> Host:
     refused: list[str] = []
-    for host in _candidates(modes, runtimes):
-        error = attempt(host)
+    for candidate in _candidates(modes, runtimes):
+        host, error = attempt_options(candidate, PROC_OPTIONS)
         if not error:
             return host._replace(refused=tuple(refused))
         refused.append(f"{host.mode} {host.kind}: {error}")
     raise _failure(refused)
+
+
+def attempt_options(host: Host, options: Sequence[str]) -> tuple[Host, str]:
+    """`attempt` with the first options for /proc that this kernel knows."""
+    error = ""
+    for proc in options:
+        host = host._replace(proc=proc)
+        error = attempt(host)
+        if host.mode != "outer" or error != "mount /proc: Invalid argument":
+            break
+    return host, error
 
 
 def _candidates(modes: tuple[str, ...], runtimes: tuple[Runtime, ...]) -> Iterator[Host]:

@@ -27,7 +27,7 @@ from eka_runtime.runtime.probe import RUNNER
 from tests.requirements import lacking, require
 from tests.users import User, get_user, labels
 
-TIMEOUT = 20
+TIMEOUT = 120
 ENV = (b"PATH=/bin", b"HOME=/tmp")
 _PROVEN: set[tuple[int, str, str]] = set()  # combinations that have started a bundle
 

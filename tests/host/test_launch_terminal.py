@@ -123,11 +123,11 @@ def test_shells_have_job_control(any_box: Box) -> None:
     command = any_box.command(["/bin/sh", "-i"], env=[*ENV, b"PS1=prompt> "])
     with on_terminal(any_box, command) as terminal:
         terminal.until(b"prompt> ")
-        terminal.type(b"sleep 1000\n")
-        terminal.until(b"sleep 1000\r\n")
+        terminal.type(b"sh -c 'echo re\"\"ady; sleep 1000'\n")
+        terminal.until(b"ready")
         terminal.type(b"\x1a")
         terminal.until(b"Stopped")
-        terminal.type(b"kill -9 %1; wait; exit 9\n")
+        terminal.type(b"exit 9\nexit 9\n")  # the first is warned of the stopped job
         assert terminal.finish()[0] == 9
 
 
@@ -197,6 +197,7 @@ def test_in_the_background_the_terminal_is_left_alone(outer: Box) -> None:
         # No /dev/pts/0, as there is no terminal made for it.
         assert b"not a tty" in terminal.until(b"ready\r\n")
         assert terminal.modes() == before
+        os.kill(children(terminal.process.pid)[0], signal.SIGKILL)
 
 
 def test_a_stopped_launcher_gives_the_terminal_back(outer: Box) -> None:
