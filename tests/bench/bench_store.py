@@ -1,7 +1,8 @@
 """`eka store add` and `import` against Nix's own store, on the same trees in the same run.
 
 Every round starts with an empty store on both sides. eka makes its data durable (syncfs) before it
-says a path is valid; Nix 2.8 leaves files to the kernel's write-back.
+says a path is valid; Nix 2.8 leaves files to the kernel's write-back. So there are two peers: Nix
+as it is, and Nix followed by `sync -f`, which promises the same as eka.
 """
 
 from __future__ import annotations
@@ -56,8 +57,10 @@ def _add(place: Path, title: str, source: Path) -> dict[str, object]:
     contenders = [
         _contender("eka store add", [EKA, "store", "add", source], stores["eka"]),
         _contender("nix-store --add", _nix(stores["nix"], "--add", source), stores["nix"]),
+        _contender("nix … && sync", _synced(stores["nix"], "--add", source), stores["nix"]),
     ]
-    return report(f"add: {title}", race(contenders, rounds=3), ["nix-store --add"])
+    peers = ["nix-store --add", "nix … && sync"]
+    return report(f"add: {title}", race(contenders, rounds=3, warmup=0), peers)
 
 
 def _import(place: Path) -> dict[str, object]:
@@ -67,8 +70,10 @@ def _import(place: Path) -> dict[str, object]:
     contenders = [
         _contender("eka store import", [EKA, "store", "import"], stores["eka"], stream),
         _contender("nix-store --import", _nix(stores["nix"], "--import"), stores["nix"], stream),
+        _contender("nix … && sync", _synced(stores["nix"], "--import"), stores["nix"], stream),
     ]
-    return report("import: both trees", race(contenders, rounds=3), ["nix-store --import"])
+    peers = ["nix-store --import", "nix … && sync"]
+    return report("import: both trees", race(contenders, rounds=3, warmup=0), peers)
 
 
 def _export(place: Path, stream: Path) -> None:
@@ -85,6 +90,10 @@ def _export(place: Path, stream: Path) -> None:
 
 def _nix(store: Path, *words: str | Path) -> list[str | Path]:
     return [require("nix-store"), "--store", store, *words]
+
+
+def _synced(store: Path, *words: str | Path) -> list[str | Path]:
+    return ["sh", "-c", f'"$@" && sync -f {store}', "sh", *_nix(store, *words)]
 
 
 def _contender(
