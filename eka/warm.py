@@ -18,6 +18,7 @@ Out of scope: deciding anything. Records are written by `eka.record`.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import marshal
 import posix
 import sys
@@ -42,6 +43,8 @@ FLAGS_WITHOUT_VALUE = frozenset((b"--net", b"--require-sandbox", b"-q", b"--quie
 
 def main() -> NoReturn:
     """Starts `eka-run …`; sys.argv[1] is where this package was found."""
+    if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # no traceback before the bundle starts
     argv = [word.encode(sys.getfilesystemencoding(), "surrogateescape") for word in sys.argv[2:]]
     line = split(argv)
     if line is not None:

@@ -129,7 +129,7 @@ class Console:
             modes = termios.tcgetattr(0)
             if self._saved is None:
                 self._saved = modes
-            termios.tcsetattr(0, termios.TCSADRAIN, _raw(modes))
+            termios.tcsetattr(0, termios.TCSADRAIN, raw_modes(modes))
         except (OSError, termios.error):
             return
         self.resize()
@@ -144,7 +144,7 @@ class Console:
             return  # it has hung up
 
 
-def _raw(modes: list[int | list[bytes | int]]) -> list[int | list[bytes | int]]:
+def raw_modes(modes: list[int | list[bytes | int]]) -> list[int | list[bytes | int]]:
     """cfmakeraw(3)."""
     t = termios
     clear = (

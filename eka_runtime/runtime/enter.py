@@ -80,7 +80,8 @@ def enter(plan: Plan, args: Sequence[bytes], env: Sequence[bytes]) -> int:
     That is the program's own, 128+n when signal n ended it, and 125-127 when it never ran; the
     reason is on stderr then. If the launcher was itself sent the signal that ended the program, it
     ends by that signal. Namespaces, signal masks and standard streams are not put back: the caller
-    can only `_exit` with the status. Raises Refused when the user namespace is denied.
+    can only `_exit` with the status. Raises Refused when the user namespace is denied, as it also
+    is to a process with more than one thread.
     """
     if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
@@ -112,6 +113,7 @@ class Launch:
         self.signals = frozenset(n for n in SIGNALS if _signal.getsignal(n) != _signal.SIG_IGN)
         self.seen: set[int] = set()
         self.console: Console | None = None
+        self.mask: set[int] = set()
         self.child = 0
         self.status = 0
 
@@ -297,11 +299,16 @@ def _reap(program: int, report: int) -> None:
 
 
 def _pass_on(program: int, signal: int, group: bool) -> None:
-    # SIGTSTP does nothing to a process group that is orphaned in its session, as the program's is.
+    target = -program if group else program
     if signal in (_signal.SIGTSTP, _signal.SIGCONT):
-        posix.kill(-1, _signal.SIGSTOP if signal == _signal.SIGTSTP else signal)
-    else:
-        posix.kill(-program if group else program, signal)
+        target = -1  # everything but init
+    if signal == _signal.SIGTSTP:
+        # The other does nothing to a process group that its session has no parent for.
+        signal = _signal.SIGSTOP
+    try:
+        posix.kill(target, signal)
+    except ProcessLookupError:
+        return  # ended meanwhile
 
 
 def render(plan: Plan, args: Sequence[bytes], env: Sequence[bytes], terminal: bool) -> bytes:
@@ -441,7 +448,11 @@ def _read(path: str) -> bytes:
 
 def _write(path: str, data: bytes) -> None:
     fd = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
-    posix.write(fd, data)
+    try:
+        posix.write(fd, data)
+    except OSError as error:
+        error.filename = path
+        raise
     posix.close(fd)
 
 
@@ -474,10 +485,9 @@ def binding() -> Call:
         result: int = Function(dlsym(libc, name))(*arguments)
         if result < 0:
             code = get_errno()
-            target = b" ".join(
-                [name.encode(), *(a for a in arguments[1:2] if isinstance(a, bytes))]
-            )
-            raise OSError(code, posix.strerror(code), target.decode(errors="replace"))
+            paths = [a for a in arguments[1:2] if isinstance(a, bytes)]  # mount's target
+            what = b" ".join([name.encode(), *paths]).decode(errors="replace")
+            raise OSError(code, posix.strerror(code), what)
         return result
 
     return call

@@ -4,7 +4,8 @@ crun rejects a config.json with such bytes and runc alters them. So the bundle s
 with a script that rebuilds every byte with printf's octal escapes and then executes the program.
 Works in POSIX shells: dash, busybox, bash. Constraint: imports nothing, like enter.py.
 
-Known loss: shells do not pass on a variable whose name is none in their language (`A.B`).
+Known losses: shells do not pass on a variable whose name is none in their language (`A.B`), and
+bash adds `_` and SHLVL whatever is done.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def userns_obstacle() -> Obstacle | None:
     error = outcomes["user_namespace"] or outcomes["tmpfs"]
     if not error:
         return None
-    return _explain_userns(error, _sysctls(), _has_seccomp_filter())
+    return explain_userns(error, _sysctls(), _has_seccomp_filter())
 
 
 def _experiment() -> Mapping[str, str]:
@@ -99,7 +99,7 @@ def _has_seccomp_filter() -> bool:
     return "\nSeccomp:\t2\n" in Path("/proc/self/status").read_text()
 
 
-def _explain_userns(error: str, sysctls: Mapping[str, str], seccomp: bool) -> Obstacle:
+def explain_userns(error: str, sysctls: Mapping[str, str], seccomp: bool) -> Obstacle:
     """The reason most likely behind `error`, and the one thing that removes it."""
     problem = f"this host denies user namespaces: {error}"
     allowed = {
@@ -124,7 +124,7 @@ def _user_namespaces(outcomes: Mapping[str, str]) -> Fact:
     error = outcomes["user_namespace"] or outcomes["tmpfs"]
     if not error:
         return Fact(name, True, "allowed, with mounts")
-    problem, remedy = _explain_userns(error, _sysctls(), _has_seccomp_filter())
+    problem, remedy = explain_userns(error, _sysctls(), _has_seccomp_filter())
     return Fact(name, False, problem, remedy)
 
 

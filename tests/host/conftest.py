@@ -233,6 +233,12 @@ def outer(request: pytest.FixtureRequest, rootfs: Path, source: Path) -> Iterato
         yield made
 
 
+@pytest.fixture(params=every(labels()[-1:], ("degraded",)))
+def degraded(request: pytest.FixtureRequest, rootfs: Path, source: Path) -> Iterator[Box]:
+    with make_box(request.param, rootfs, source) as made:
+        yield made
+
+
 @pytest.fixture(params=every(labels()[-1:], ("direct",)))
 def direct(request: pytest.FixtureRequest, rootfs: Path, source: Path) -> Iterator[Box]:
     with make_box(request.param, rootfs, source) as made:

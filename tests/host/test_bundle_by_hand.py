@@ -65,7 +65,7 @@ class Person(NamedTuple):
         if os.geteuid() == 0:
             self.own()
         command = [*by_hand(self.user), require(self.runtime), "--root", str(state)]
-        if self.runtime == "crun" and self.user.uid != 0:
+        if self.runtime == "crun":
             command.append("--cgroup-manager=disabled")
         return subprocess.run(
             [*command, "run", "-b", str(bundle), f"eka-{self.place.name}-{bundle.name}"],

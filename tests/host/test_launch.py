@@ -187,3 +187,14 @@ def test_fifty_starts_at_once(any_box: Box) -> None:
     assert outputs == [b"%d\n" % number for number in range(50)]
     assert {process.returncode for process in running} == {0}
     assert os.listdir(any_box.state) in (["config.json"], [])
+
+
+def test_degraded_mode_shows_processes_outside_and_nothing_more(degraded: Box) -> None:
+    with degraded.user.popen(["sleep", "1000"]) as own:
+        script = f"hostname; cat /proc/{own.pid}/comm; cat /proc/{own.pid}/environ; kill {own.pid}"
+        done = degraded.sh(f"{script}; exit 42")
+        assert own.poll() is None
+        own.kill()
+    assert (done.returncode, done.stdout) == (42, b"%s\nsleep\n" % os.uname().nodename.encode())
+    assert b"environ': Permission denied" in done.stderr
+    assert b"No such process" in done.stderr

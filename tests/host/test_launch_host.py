@@ -169,6 +169,30 @@ probe(environ={{"XDG_CACHE_HOME": {os.fspath(tmp_path)!r}}})"""
     assert os.listdir(tmp_path) == []
 
 
+HYBRID = """
+import json
+from pathlib import Path
+from eka_runtime.runtime.probe import attempt, probe
+host = probe(refresh=True, environ={"EKA_RUNTIME": "crun", "EKA_MODE": "outer", "PATH": ""})
+print(json.dumps([host.cover, attempt(host._replace(cover=()))]))
+"""
+
+
+def test_a_hybrid_tree_with_controllers_is_hidden_from_crun(tmp_path: Path) -> None:
+    require("crun")
+    file = Path("/sys/fs/cgroup/unified/cgroup.controllers")
+    if not file.exists():
+        lacking("this host's cgroups are not hybrid")
+    fake = tmp_path / "controllers"
+    fake.write_text("hugetlb\n")
+    words = [require("unshare"), "-Urm", "sh", "-c", 'mount --bind "$1" "$2"; shift 2; exec "$@"']
+    words += ["sh", os.fspath(fake), os.fspath(file), sys.executable, "-c", HYBRID]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    cover, uncovered = json.loads(done.stdout)
+    assert cover == [os.fspath(file.parent)]
+    assert "hybrid" in uncovered
+
+
 def test_the_survey_tries_everything_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,12 +23,13 @@ enter_user_namespace(CLONE_NEWNS)
 place = Path(sys.argv[1])
 mount_tmpfs(place)
 (place / "inside").touch()
-print(os.geteuid(), os.getegid(), place.stat().st_mode & 0o777, Path("/proc/self/setgroups").read_text())
+setgroups = Path("/proc/self/setgroups").read_text()
+print(os.geteuid(), os.getegid(), place.stat().st_mode & 0o777, setgroups)
 """
 
 
 def in_namespace(place: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", IN_NAMESPACE, place]
+    command: list[str | Path] = [sys.executable, "-c", IN_NAMESPACE, place]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
 
 

@@ -23,7 +23,7 @@ from tests.installed import REPOSITORY
 from tests.requirements import lacking
 
 TEMPLATE = (b'{"args":[', "args", b'],"env":[', "env", b'],"terminal":', "terminal", b"}")
-TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)))
+TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"))
 
 
 def make_plan(**changes: Any) -> Plan:
@@ -91,9 +91,8 @@ def test_signals_of_faults_and_of_glibc_are_left_alone() -> None:
 def test_the_binding_turns_errno_into_an_error_that_names_the_call() -> None:
     call = binding()
     assert call("getppid") == os.getppid()
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(OSError, match="mount /no/such/place"):
         call("mount", b"none", b"/no/such/place", b"tmpfs", 0, None)
-    assert caught.value.filename == "mount /no/such/place"
     with pytest.raises(OSError, match="Bad file descriptor") as other:
         call("syncfs", -1)
     assert (other.value.errno, other.value.filename) == (errno.EBADF, "syncfs")
