@@ -98,7 +98,8 @@ class LocalBlobs:
     def open_row(self, row: BlobRow) -> BinaryIO:
         path = f"{os.fspath(self.directory)}/{row.name}"
         try:
-            return open(path, "rb", buffering=READ_SIZE)
+            # Unbuffered: readers ask for much, and a buffer would cost more than a small blob.
+            return open(path, "rb", buffering=0)
         except FileNotFoundError:
             raise StoreCorrupt(f"blob {row.digest}: {path} is missing", hint=_REPAIR) from None
         except OSError as error:

@@ -56,6 +56,9 @@ _DIRECTORY, _FILE, _SYMLINK = b"\x0a", b"\x12", b"\x1a"
 _DIGEST = b"\x12" + bytes([DIGEST_SIZE])
 _EXECUTABLE = b"\x20\x01"
 
+# Which fields of each message are numbers: size, executable.
+_NUMBERS = {1: (3,), 2: (3, 4), 3: ()}
+
 
 def name_problem(name: bytes) -> str | None:
     """The rule that the name of an entry violates, if any."""
@@ -119,35 +122,27 @@ def decode_entry(data: bytes) -> tuple[bytes, Node]:
     return name, node
 
 
-# The fields of each message by its tag in Directory and Entry.
-_FIELDS: dict[int, dict[int, type]] = {
-    1: {1: bytes, 2: bytes, 3: int},
-    2: {1: bytes, 2: bytes, 3: int, 4: int},
-    3: {1: bytes, 2: bytes},
-}
-
-
 def _decode(tag: int, body: int | bytes) -> tuple[bytes, Node]:
-    if tag not in _FIELDS or isinstance(body, int):
+    if not 1 <= tag <= 3 or isinstance(body, int):
         raise ProtobufError(f"unknown field {tag}")
-    numbers: dict[int, int] = {}
-    texts: dict[int, bytes] = {}
+    texts, numbers = [b"", b"", b""], [0, 0, 0, 0, 0]
     for number, value in fields(body):
-        if not isinstance(value, _FIELDS[tag].get(number, type(None))):
-            raise ProtobufError(f"unknown field {number} in entry")
-        if isinstance(value, int):
-            numbers[number] = value
-        else:
+        if isinstance(value, bytes):
+            if number > 2:
+                raise ProtobufError(f"unknown field {number} in entry")
             texts[number] = value
-    name, raw = texts.get(1, b""), texts.get(2, b"")
+        else:
+            if number not in _NUMBERS[tag]:
+                raise ProtobufError(f"unknown field {number} in entry")
+            numbers[number] = value
+    _, name, raw = texts
     if tag == 3:
         return name, SymlinkNode(raw)
     if len(raw) != DIGEST_SIZE:
         raise ProtobufError(f"digest has {len(raw)} bytes, not {DIGEST_SIZE}")
-    digest, size = B3Digest(raw), numbers.get(3, 0)
     if tag == 1:
-        return name, DirectoryNode(digest, size)
-    return name, FileNode(digest, size, bool(numbers.get(4)))
+        return name, DirectoryNode(B3Digest(raw), numbers[3])
+    return name, FileNode(B3Digest(raw), numbers[3], bool(numbers[4]))
 
 
 class Directory:

@@ -25,7 +25,9 @@ from eka_runtime.nix import nar
 
 # O_NONBLOCK: a fifo that took the place of a file must not make us wait for a writer.
 _FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+# Framing and small files are joined up to _FLUSH bytes; contents from _APART on are not copied.
 _FLUSH = 1 << 18
+_APART = 1 << 16
 
 _KINDS = {
     stat.S_IFSOCK: "a socket",
@@ -161,7 +163,7 @@ class TreeReader:
         except OSError as error:
             raise self._unreadable(name, error) from error
         self._nar += nar.padding(size) + nar.NODE_CLOSE
-        if len(self._nar) > _FLUSH:
+        if len(self._nar) >= _FLUSH:
             self._flush()
         self._assembly.add_file(name, node)
         return node
@@ -175,7 +177,11 @@ class TreeReader:
             data += more
         if len(data) != size:
             raise self._changed(name)
-        self._nar += data
+        if size < _APART:
+            self._nar += data
+        else:
+            self._flush()
+            self._nar_hash.update(data)
         if content_hash is not None:
             content_hash.update(data)
         return FileNode(self._intake.add(data, executable), size, executable)
