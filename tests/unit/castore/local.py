@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -88,6 +89,20 @@ def temporary() -> Iterator[Path]:
         for directory, _, _ in os.walk(path):
             os.chmod(directory, 0o700)
         shutil.rmtree(path)
+
+
+@contextmanager
+def file_limit(size: int) -> Iterator[None]:
+    """No file can grow beyond; stands for every error that a write may meet.
+
+    With 0 it proves that nothing at all is written.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def naive_nar(tree: Tree) -> bytes:

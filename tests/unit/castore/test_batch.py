@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
-import resource
 import signal
 import subprocess
 import sys
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -23,7 +20,7 @@ from eka_runtime.castore.blobs import BlobRow
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.errors import StoreAccessError, StoreCorrupt, StoreError
 from tests.requirements import lacking
-from tests.unit.castore.local import Castore
+from tests.unit.castore.local import Castore, file_limit
 
 ROOT = Path(__file__).parents[3]
 DATA = b"Hello World"
@@ -87,13 +84,12 @@ def test_what_is_known_is_not_written_again(castore: Castore) -> None:
     rows = _add(castore, DATA, b"")
     before = [(castore.blobs.directory / row.name).stat() for row in rows]
     with castore.batch() as batch:
-        # Without this directory nothing can be written at all.
-        (castore.root / "tmp").rmdir()
-        batch.add_blob(DATA, executable=True)
-        batch.add_blob(b"")
+        with file_limit(0):
+            batch.add_blob(DATA, executable=True)
+            batch.add_blob(b"")
+            with pytest.raises(StoreAccessError, match="cannot write to the store"):
+                batch.add_blob(b"new")
         castore.commit(batch)
-        with pytest.raises(StoreAccessError, match="cannot write to the store"):
-            batch.add_blob(b"new")
     after = [(castore.blobs.directory / row.name).stat() for row in rows]
     assert before == after
 
@@ -254,21 +250,10 @@ def test_a_blob_may_come_in_pieces(
     assert (castore.blobs.directory / row.name).read_bytes() == expected
 
 
-@contextmanager
-def _file_limit(size: int) -> Iterator[None]:
-    """Files cannot grow beyond; stands for every error that a write may meet."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_an_error_of_writing_comes_with_advice(castore: Castore) -> None:
     with (
         castore.batch() as batch,
-        _file_limit(1 << 16),
+        file_limit(1 << 16),
         pytest.raises(StoreAccessError, match="File too large") as caught,
     ):
         batch.add_blob(bytes(1 << 17))
@@ -281,7 +266,7 @@ def test_what_was_not_written_completely_is_never_placed(castore: Castore) -> No
     with castore.batch() as batch:
         writer = batch.writer(False)
         writer.write(pieces[0])
-        with _file_limit(1 << 16), pytest.raises(StoreAccessError):
+        with file_limit(1 << 16), pytest.raises(StoreAccessError):
             writer.write(pieces[1])
         writer.write(pieces[2])
         with pytest.raises(StoreError, match="not written completely"):

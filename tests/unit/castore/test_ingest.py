@@ -26,7 +26,7 @@ from eka_runtime.nix.nar import MAX_DEPTH
 from tests.requirements import lacking, require
 from tests.stores import unprivileged
 from tests.unit.castore.deep import deep_tree
-from tests.unit.castore.local import Castore, naive_nar, temporary
+from tests.unit.castore.local import Castore, file_limit, naive_nar, temporary
 from tests.unit.nix.trees import COMPLICATED, Dir, File, Link, Tree, directory, to_disk, trees
 from tests.unit.nix.vectors import by_id
 
@@ -128,11 +128,8 @@ def test_a_large_file_that_is_known_is_not_written_again(castore: Castore, tmp_p
     source = tmp_path / "source"
     source.write_bytes(os.urandom(3 * CHUNK + 7))
     first = castore.add_tree(source)
-    with castore.batch() as batch:
-        # Without this directory nothing can be written at all.
-        (castore.root / "tmp").rmdir()
+    with castore.batch() as batch, file_limit(0):
         assert ingest_tree(batch, source) == first
-    (castore.root / "tmp").mkdir()
 
 
 @pytest.mark.parametrize("changed", [0, CHUNK + 1, 3 * CHUNK + 6])
@@ -320,11 +317,12 @@ def test_no_thread_and_no_descriptor_is_left(castore: Castore, tmp_path: Path) -
 def test_trouble_in_another_thread_ends_the_ingestion(castore: Castore, tmp_path: Path) -> None:
     entries = tuple((b"%03d" % number, File(os.urandom(INLINE_MAX))) for number in range(100))
     source = to_disk(Dir(entries), tmp_path / "source")
-    with castore.batch() as batch:
-        (castore.root / "tmp").rmdir()
-        with pytest.raises(StoreAccessError, match="cannot write to the store"):
-            ingest_tree(batch, source)
-    (castore.root / "tmp").mkdir()
+    with (
+        castore.batch() as batch,
+        file_limit(0),
+        pytest.raises(StoreAccessError, match="cannot write to the store"),
+    ):
+        ingest_tree(batch, source)
 
 
 def test_a_very_deep_tree() -> None:
