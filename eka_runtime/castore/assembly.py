@@ -19,36 +19,36 @@ class Assembly:
     def __init__(self, batch: Batch, progress: Progress | None = None) -> None:
         self._batch = batch
         self._progress = progress
+        # The directories around the one at hand: its name, and what its parent has so far.
         self._open: list[tuple[bytes, list[tuple[bytes, Node]]]] = []
-        self._root: Node | None = None
+        self._entries: list[tuple[bytes, Node]] = []
         self._files = 0
         self._bytes = 0
 
     def directory(self, name: bytes) -> None:
-        self._open.append((name, []))
+        self._open.append((name, self._entries))
+        self._entries = []
 
     def end_directory(self) -> None:
-        name, entries = self._open.pop()
-        self.add(name, self._batch.add_directory(Directory(tuple(entries))))
+        node = self._batch.add_directory(Directory(tuple(self._entries)))
+        name, self._entries = self._open.pop()
+        self._entries.append((name, node))
 
     def add(self, name: bytes, node: Node) -> None:
-        if self._open:
-            self._open[-1][1].append((name, node))
-        else:
-            self._root = node
+        self._entries.append((name, node))
 
     def add_file(self, name: bytes, node: FileNode) -> None:
-        self.add(name, node)
+        self._entries.append((name, node))
         self._files += 1
         self._bytes += node.size
-        if node.size >= _REPORT_SIZE or not self._files % _REPORT_FILES:
+        if not self._files % _REPORT_FILES or node.size >= _REPORT_SIZE:
             self._report()
 
     def result(self) -> Node:
-        if self._root is None or self._open:
+        if self._open or len(self._entries) != 1:
             raise ValueError("the tree is not complete")
         self._report()
-        return self._root
+        return self._entries[0][1]
 
     def _report(self) -> None:
         if self._progress is not None:

@@ -18,6 +18,8 @@ class ProtobufError(ValueError):
 def varint(number: int) -> bytes:
     if number < 128:
         return _SHORT[number]
+    if number < 1 << 14:
+        return bytes((number & 127 | 128, number >> 7))
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
@@ -53,6 +55,20 @@ def fields(data: bytes) -> list[tuple[int, int | bytes]]:
         else:
             raise ProtobufError(f"field {key >> 3} has wire type {key & 7}")
     return found
+
+
+def shortest(data: bytes, position: int) -> tuple[int, int]:
+    """A varint as `varint` writes it, and the position behind it; IndexError at the end."""
+    number = data[position]
+    if number < 128:
+        return number, position + 1
+    second = data[position + 1]
+    if 0 < second < 128:
+        return number & 127 | second << 7, position + 2
+    number, after = _read_varint(data, position)
+    if data[after - 1] == 0:
+        raise ProtobufError("varint is not the shortest")
+    return number, after
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:

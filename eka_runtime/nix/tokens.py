@@ -25,14 +25,14 @@ BUFFER_SIZE = 1 << 18
 DIRECT_SIZE = 1 << 20
 MAX_CONTENTS = (1 << 63) - 1  # what an off_t holds
 
-_U64 = Struct("<Q")
+U64 = Struct("<Q")  # a length, or a number on its own
 _QUOTED_MAX = 64
 
 PADDING: tuple[bytes, ...] = tuple(bytes(-size % 8) for size in range(8))
 
 
 def u64(number: int) -> bytes:
-    return _U64.pack(number)
+    return U64.pack(number)
 
 
 def padding(size: int) -> bytes:
@@ -41,7 +41,7 @@ def padding(size: int) -> bytes:
 
 
 def token(data: bytes) -> bytes:
-    return _U64.pack(len(data)) + data + PADDING[len(data) & 7]
+    return U64.pack(len(data)) + data + PADDING[len(data) & 7]
 
 
 class NarReader:
@@ -110,7 +110,7 @@ class NarReader:
     def u64(self, what: str) -> int:
         if len(self._buffer) - self._position < 8:
             self._need(8, what)
-        number: int = _U64.unpack_from(self._buffer, self._position)[0]
+        number: int = U64.unpack_from(self._buffer, self._position)[0]
         self._position += 8
         return number
 
@@ -172,6 +172,18 @@ class NarReader:
         problem = "the input ends" if ended else f"found {_describe(found[done:])}"
         return self.error(f"{problem} where {expected} is expected", self.offset + done)
 
+    def buffered(self) -> tuple[bytes, int]:
+        """What can be looked at without a read, and the index of the next byte in it."""
+        return self._buffer, self._position
+
+    def consume(self, position: int, contents: int = 0) -> None:
+        """Goes on at an index into `buffered`, where `contents` begin that are in it whole.
+
+        They need not be read; whoever goes on behind them says so by another `consume`.
+        """
+        self._position = position
+        self._remaining = contents
+
     def open_contents(self) -> int:
         """Reads the length of a file's contents, which `contents` then returns."""
         start = self.offset
@@ -223,7 +235,7 @@ class NarReader:
 
 
 def _first_token(tokens: bytes) -> bytes:
-    size: int = _U64.unpack_from(tokens)[0]
+    size: int = U64.unpack_from(tokens)[0]
     return tokens[: 8 + size + -size % 8]
 
 
@@ -231,7 +243,7 @@ def _describe(data: bytes) -> str:
     """The token at the beginning of `data`, which may be anything."""
     if len(data) < 8:
         return f"bytes 0x{data.hex()}"
-    size: int = _U64.unpack_from(data)[0]
+    size: int = U64.unpack_from(data)[0]
     text = data[8 : 8 + min(size, _QUOTED_MAX)]
     if size > _QUOTED_MAX or len(text) < size:
         return f"a string of {size} bytes"

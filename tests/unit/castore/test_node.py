@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eka_runtime.castore.digest import B3Digest
@@ -189,6 +190,76 @@ def _child(name: bytes, size: int) -> bytes:
 
 def _link(name: bytes, target: bytes) -> bytes:
     return _field(3, _field(1, name) + _field(2, target))
+
+
+def _outcome(data: bytes) -> Directory | str:
+    try:
+        return Directory.decode(data)
+    except CastoreError as error:
+        return str(error)
+
+
+def _outcome_by_encoding_again(data: bytes) -> Directory | str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eka_runtime.castore.node._canonical_entries", lambda _: None)
+        return _outcome(data)
+
+
+# Fields that may follow, shortest or not.
+_MORE = [b"\x18\x00", b"\x18\x01", b"\x18\x80\x00", b"\x18\x80\x80\x01", b"\x18\xff\x00"]
+_MORE += [b"\x20\x00", b"\x20\x01", b"\x20\x02", b"\x20\x81\x00", b"\x12\x00", b"\x0a\x01b"]
+
+
+@st.composite
+def changed_encodings(draw: st.DrawFn) -> bytes:
+    """Mostly well-formed: with a field, a byte or a varint more, less, or in another place."""
+    data = bytearray(draw(directories).encode())
+    for _ in range(draw(st.integers(1, 2))):
+        begin = draw(st.integers(0, len(data)))
+        end = min(len(data), begin + draw(st.sampled_from([0, 1, 2, 34])))
+        data[begin:end] = draw(
+            st.binary(max_size=3)
+            | st.sampled_from([_file(b"f"), _link(b"l", b"t"), _child(b"d", 1), _link(b"l", b"")])
+            | st.sampled_from(_MORE)
+            | st.just(bytes(data[begin:end]) * 2)
+        )
+    return bytes(data)
+
+
+@settings(deadline=None, max_examples=500)
+@given(changed_encodings())
+def test_canonical_encodings_are_told_without_encoding_again(data: bytes) -> None:
+    assert _outcome(data) == _outcome_by_encoding_again(data)
+
+
+@pytest.mark.parametrize("tag", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 255])
+def test_every_spelling_of_an_entry(tag: int, size: int) -> None:
+    name, other = _field(1, b"n" * size), (_field(2, D), _field(2, b"t" * 200), b"")
+    bodies = [name + value for value in other] + [value + name for value in other]
+    bodies += [body + b"".join(two) for body in bodies for two in product(_MORE, repeat=2)]
+    for body in bodies:
+        for data in (_field(tag, body), _field(tag, body)[:-1], _field(tag, body) + b"\x1a"):
+            assert _outcome(data) == _outcome_by_encoding_again(data)
+
+
+def test_every_change_of_a_byte() -> None:
+    entries: list[tuple[bytes, Node]] = [(b"d", DirectoryNode(D, 300)), (b"e", EMPTY)]
+    entries += [(b"f" * 130, FileNode(D, 2**40, True)), (b"l", SymlinkNode(b"target"))]
+    encoding = Directory.build(entries).encode()
+    for index in range(len(encoding)):
+        old = encoding[index]
+        for value in {0, 1, 0x7F, 0x80, 0xFF, old ^ 1, old ^ 2, old ^ 8, old ^ 128}:
+            data = encoding[:index] + bytes([value]) + encoding[index + 1 :]
+            assert _outcome(data) == _outcome_by_encoding_again(data)
+
+
+@given(directories)
+def test_what_is_canonical_is_not_encoded_again(directory: Directory) -> None:
+    """The speed of reading directories, as something that can be told."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eka_runtime.castore.node._any_entries", None)
+        assert Directory.decode(directory.encode()) == directory
 
 
 HOSTILE = {

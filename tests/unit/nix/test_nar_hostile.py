@@ -22,16 +22,14 @@ from tests.unit.nix.trees import (
     directory,
     from_nar,
     in_pieces,
+    mutations,
     to_nar,
     trees,
+    words,
 )
 
 FILE = nar.file_header(False, 0) + nar.NODE_CLOSE
 LINK = nar.symlink(b"t")
-
-
-def words(*texts: str | bytes) -> bytes:
-    return b"".join(token(text.encode() if isinstance(text, str) else text) for text in texts)
 
 
 def root(node: bytes) -> bytes:
@@ -333,22 +331,6 @@ def test_depth() -> None:
     assert out.getvalue() == data
     with pytest.raises(NarError, match="directories are nested more than 4096 deep"):
         parse_nar(io.BytesIO(nested(MAX_DEPTH + 1)).read, Depth())
-
-
-@st.composite
-def mutations(draw: st.DrawFn) -> bytes:
-    """A NAR with some bytes overwritten, cut out, repeated, or exchanged for a token."""
-    data = bytearray(to_nar(draw(trees)))
-    for _ in range(draw(st.integers(1, 3))):
-        begin = draw(st.integers(0, len(data)))
-        end = min(len(data), begin + draw(st.sampled_from([0, 1, 2, 8, 16, 24, 48])))
-        data[begin:end] = draw(
-            st.binary(max_size=9)
-            | st.sampled_from([words(w) for w in ("(", ")", "entry", "contents", "executable", "")])
-            | st.just(bytes(data[begin:end]) * 2)
-            | st.integers(0, (1 << 64) - 1).map(u64)
-        )
-    return bytes(data)
 
 
 @settings(deadline=None, max_examples=400)

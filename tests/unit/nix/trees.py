@@ -10,6 +10,7 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from eka_runtime.nix.nar import NarReader, NarSink, NarWriter, Read, parse_nar
+from eka_runtime.nix.tokens import token, u64
 
 
 class File(NamedTuple):
@@ -132,3 +133,23 @@ def _directories(children: st.SearchStrategy[Tree]) -> st.SearchStrategy[Dir]:
 
 
 trees: st.SearchStrategy[Tree] = st.recursive(files | links, _directories, max_leaves=12)
+
+
+def words(*texts: str | bytes) -> bytes:
+    return b"".join(token(text.encode() if isinstance(text, str) else text) for text in texts)
+
+
+@st.composite
+def mutations(draw: st.DrawFn) -> bytes:
+    """A NAR with some bytes overwritten, cut out, repeated, or exchanged for a token."""
+    data = bytearray(to_nar(draw(trees)))
+    for _ in range(draw(st.integers(1, 3))):
+        begin = draw(st.integers(0, len(data)))
+        end = min(len(data), begin + draw(st.sampled_from([0, 1, 2, 8, 16, 24, 48])))
+        data[begin:end] = draw(
+            st.binary(max_size=9)
+            | st.sampled_from([words(w) for w in ("(", ")", "entry", "contents", "executable", "")])
+            | st.just(bytes(data[begin:end]) * 2)
+            | st.integers(0, (1 << 64) - 1).map(u64)
+        )
+    return bytes(data)
