@@ -6,6 +6,7 @@ and shells give them; a program's own status passes through untouched.
 
     EkaError 1
     ├── UsageError 2
+    │   └── MissingExtra 2         an optional library is not installed
     ├── HeaderError 10             script header: syntax, unknown key, wrong type
     ├── ConfigError 11             eka.toml, environment variables
     ├── LockError 12               FILE.lock missing, stale or malformed
@@ -21,6 +22,7 @@ and shells give them; a program's own status passes through untouched.
     │   ├── StoreAccessError 24    disk full, read-only, permission
     │   ├── StoreCorrupt 25        content does not match its digest
     │   └── HashMismatch 26        stated and computed hash differ
+    ├── ServiceError 28            another store or service cannot be reached, or answers wrongly
     ├── ProfileError 40            bundles/*.toml
     ├── SpecError 41               config.json that is not a valid OCI runtime spec
     ├── GrantError 42              a grant that cannot be given
@@ -49,6 +51,10 @@ class EkaError(Exception):
 
 
 class UsageError(EkaError):
+    exit_code = 2
+
+
+class MissingExtra(UsageError):
     exit_code = 2
 
 
@@ -110,6 +116,10 @@ class StoreCorrupt(StoreError):
 
 class HashMismatch(StoreError):
     exit_code = 26
+
+
+class ServiceError(EkaError):
+    exit_code = 28
 
 
 class ProfileError(EkaError):

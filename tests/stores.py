@@ -30,7 +30,7 @@ _NOBODY = 65534
 
 def problems(store: Store, *, deep: bool = True) -> list[Problem]:
     found: list[Problem] = []
-    assert store.verify(deep=deep, report=found.append) == len(found)
+    assert store.verify(deep=deep, report=found.append).problems == len(found)
     return found
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from eka_runtime.nix.path import StorePath
     from eka_runtime.store.pathinfo import PathInfo
     from eka_runtime.store.store import Store
-    from eka_runtime.store.verify import Problem
 
 
 @click.command()
@@ -228,31 +227,4 @@ def du(context: Context) -> None:
     context.output.data(f"saved    {saved}")
 
 
-@click.command()
-@click.option("--deep", is_flag=True, help="Also hash every blob, directory and NAR again.")
-@click.pass_obj
-def verify(context: Context, deep: bool) -> None:
-    """Check every row, reference and file; exits with 25 if anything is wrong."""
-    from eka_runtime.errors import StoreCorrupt
-    from eka_runtime.store.verify import counted, verify_store
-
-    def report(problem: Problem) -> None:
-        if context.json:
-            context.output.json(problem._asdict())
-        else:
-            context.output.data(f"{problem.kind} {problem.subject}: {problem.detail}")
-
-    with (
-        context.open_store(create=False) as store,
-        context.output.progress("verifying") as update,
-    ):
-        result = verify_store(store, deep=deep, report=report, progress=update)
-    if result.problems:
-        raise StoreCorrupt(
-            f"{counted(result.problems, 'problem')} in the store `{store.root}`",
-            hint="add or import the damaged paths again",
-        )
-    context.output.message(result.summary())
-
-
-COMMANDS = (ls, cat, info, list_, closure, referrers, why, du, verify)
+COMMANDS = (ls, cat, info, list_, closure, referrers, why, du)

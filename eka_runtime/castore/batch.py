@@ -2,20 +2,22 @@
 
 The protocol, whose order is what survives kill -9 and power loss:
 
-1. The bytes of a blob go into a file without a name (O_TMPFILE) in the store's tmp/, which the
-   kernel drops when the process dies. Where the file system has none, a random name is used.
-2. Mode (0444 or 0555) and mtime (1) are set; then link(2) gives the file its place under blobs/.
-   Whoever sees a blob file sees all of it, for ever: blob files are never written again.
-3. If the place is taken, the file there is read and compared by digest. The same contents: it is
-   used, ours is dropped (another process was first, or one died before step 5). Other contents:
-   the blob takes its next name (`LocalBlobs.names`). A file is never trusted for its name alone.
-4. `sync()`: one syncfs(2) makes all of it durable, data and names, also of files met in step 3.
-5. `flush()`: rows of blobs and directories are inserted by the caller's transaction, together
+1. The bytes of a large blob go into a file without a name (O_TMPFILE) in the store's tmp/, which
+   the kernel drops when the process dies; where the file system has none, a random name is used.
+   Mode (0444 or 0555) and mtime (1) are set; then link(2) gives the file its place under blobs/,
+   which is nobody else's (`LocalBlobs.new_name`). Small blobs are appended to the process's own
+   pack (`packs.py`). Blob files and packed bytes are never written again.
+2. `sync()`: one syncfs(2) makes all of it durable, data and names.
+3. `flush()`: rows of blobs and directories are inserted by the caller's transaction, together
    with whatever makes them reachable. Only now does anything exist, for all processes at once.
 
-A batch that ends without step 5 leaves at most blob files that no row mentions, which the next
-addition of the same contents uses and a collection deletes. Processes need no lock among each
-other. A blob that is known, and whose file is there in full length, is never written again.
+Whoever finds a blob or a directory in the database need not write it again. It cannot be removed
+for good before he leaves the epoch in which he came (`epochs.py`), but it may be marked as dead by
+a collection between his look and his commit: `flush` takes such marks away. Of two processes that
+write the same blob at once, the second to commit drops its copy.
+
+A batch that ends without step 3 takes its files back. Where it is killed, it leaves at most files
+and packed bytes that no row mentions, which the next collection removes.
 """
 
 from __future__ import annotations
@@ -24,18 +26,19 @@ import errno
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
-from eka_runtime.castore.blobs import BlobRow, LocalBlobs
+from eka_runtime.castore.blobs import PACKED_MAX, LocalBlobs
 from eka_runtime.castore.database import Database
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.node import Directory, DirectoryNode
 from eka_runtime.castore.placing import NewFile, Placing, finish, write_all
-from eka_runtime.errors import StoreAccessError, StoreCorrupt, StoreError
+from eka_runtime.errors import StoreAccessError, StoreError
 from eka_runtime.linux.syscalls import syncfs
 
 # Direct I/O wants sizes and offsets in multiples of the device's block, which this covers.
@@ -50,26 +53,70 @@ _HINTS = {
     errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
 }
 
+_OFFERS_MAX = 512
+_OFFERED_MAX = 1 << 20
+
+_INSERT = """
+    insert into blob (digest, size, name, pack, start, loose) values (?, ?, ?, ?, ?, ?)
+    on conflict (digest) do nothing
+"""
+_FIND = """
+    select digest, name, pack, start + coalesce(stored, size) from blob
+    where dead is null and digest in ({})
+"""
+_INSERT_DIRECTORY = """
+    insert into directory (digest, data, loose) values (?, ?, ?)
+    on conflict (digest) do update set dead = null, data = excluded.data
+"""
+
+
+class _Place(NamedTuple):
+    """Where a new blob was put: `name` is None for a packed one."""
+
+    size: int
+    name: str | None
+    pack: int | None
+    start: int | None
+
 
 class Batch:
     """Collects new blobs and directories of one database; safe to add to from several threads.
 
-    As a context manager it leaves no temporary file behind. Every method that writes raises
-    StoreAccessError, with advice, when the store cannot be written.
+    As a context manager it leaves no file behind that is not committed. Every method that writes
+    raises StoreAccessError, with advice, when the store cannot be written. What is in `distrust` is
+    written anew if it comes, whatever the store has.
     """
 
     def __init__(
-        self, database: Database, blobs: LocalBlobs, tmp: Path, *, unnamed: bool = True
+        self,
+        database: Database,
+        blobs: LocalBlobs,
+        tmp: Path,
+        *,
+        unnamed: bool = True,
+        distrust: Iterable[B3Digest] = (),
     ) -> None:
         self.blobs = blobs
         self._database = database
         self._tmp = tmp
         self._unnamed = unnamed
-        # Plain dicts: each step on them is one atomic operation.
-        self._new_blobs: dict[B3Digest, tuple[str, int]] = {}
+        self._epoch = database.epoch()
+        self._resets = blobs.appender.resets
+        # Small blobs of which it is not known yet whether they are known.
+        self._offered: dict[B3Digest, bytes] = {}
+        self._offered_size = 0
+        self._packs: dict[int, int] = {}  # sizes, as last seen
+        # Plain dicts and sets: each step on them is one atomic operation.
+        self._new_blobs: dict[B3Digest, _Place] = {}
         self._new_directories: dict[B3Digest, bytes] = {}
-        self._damaged: dict[B3Digest, str] = {}
-        self._unsynced = False
+        self._known_blobs: set[B3Digest] = set()
+        self._known_directories: set[B3Digest] = set()
+        self._damaged = set(distrust)
+        self._unsynced = self._in_doubt = False
+        self._find_blob = database.finder("select 1 from blob where digest = ? and dead is null")
+        self._find_directory = database.finder(
+            "select 1 from directory where digest = ? and dead is null"
+        )
 
     def __enter__(self) -> Self:
         with self.access_errors():
@@ -83,40 +130,96 @@ class Batch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._in_doubt:
+            # A commit that failed may have reached the disk all the same.
+            self.blobs.appender.keep()
+        else:
+            self._drop_files(self._new_blobs.values())
         self._files.close()
+        if self.blobs.appender.failed:
+            self.blobs.appender.reset()
 
     def knows(self, digest: B3Digest, size: int) -> bool:
         """Whether the blob need not be written: in this batch, or committed and in its place.
 
         For use from the thread that has the batch; the others need not ask.
         """
-        if digest in self._new_blobs:
+        if digest in self._new_blobs or digest in self._known_blobs or digest in self._offered:
             return True
-        row = self.blobs.row(digest)
-        if row is None:
+        if digest in self._damaged or self._find_blob(digest) is None:
             return False
+        if size >= PACKED_MAX and not self._is_in_place(digest, size):
+            self._damaged.add(digest)
+            return False
+        self._known_blobs.add(digest)
+        return True
+
+    def _is_in_place(self, digest: B3Digest, size: int) -> bool:
+        row = self.blobs.row(digest)
+        if row is None or not row.name:
+            return row is not None
         try:
-            if os.stat(row.name, dir_fd=self._files.fd).st_size == size:
-                return True
+            return os.stat(row.name, dir_fd=self._files.fd).st_size == size
         except FileNotFoundError:
-            pass
+            return False
         except OSError as error:
             raise self._access_error(error) from error
-        self._damaged[digest] = row.name
-        return False
 
     def add_blob(self, data: bytes, executable: bool = False) -> B3Digest:
         digest = B3Digest.of(data)
-        if not self.knows(digest, len(data)):
+        if len(data) < PACKED_MAX:
+            self.offer(digest, data)
+        elif not self.knows(digest, len(data)):
             self.put(digest, data, executable)
         return digest
 
+    def offer(self, digest: B3Digest, data: bytes) -> None:
+        """Takes a small blob, unless it is known; from the thread that has the batch.
+
+        Many are looked up and written at once, which costs a fraction of doing it one by one.
+        """
+        if digest in self._new_blobs or digest in self._known_blobs or digest in self._offered:
+            return
+        self._offered[digest] = data
+        self._offered_size += len(data)
+        if len(self._offered) >= _OFFERS_MAX or self._offered_size >= _OFFERED_MAX:
+            self._take_offers()
+
+    def _take_offers(self) -> None:
+        offered = self._offered
+        marks = ",".join("?" * len(offered))
+        known = set()
+        for digest, *place in self._database.connection.execute(_FIND.format(marks), list(offered)):
+            if digest in self._damaged or not self._is_whole(*place):
+                self._damaged.add(B3Digest(digest))
+            else:
+                known.add(digest)
+        self._known_blobs.update(map(B3Digest, known))
+        new = [(digest, data) for digest, data in offered.items() if digest not in known]
+        if new:
+            with self.access_errors():
+                pack, starts = self.blobs.appender.append([data for _, data in new])
+            self._unsynced = True
+            for (digest, data), start in zip(new, starts, strict=True):
+                self._new_blobs[digest] = _Place(len(data), None, pack, start)
+        # Not before: after an error, `sync` has to meet them again.
+        self._offered, self._offered_size = {}, 0
+
+    def _is_whole(self, name: str | None, pack: int, end: int) -> bool:
+        """Whether the pack reaches as far as it should; files are looked at in `knows`."""
+        if name is None and end > self._packs.get(pack, 0):
+            with self.access_errors(), suppress(FileNotFoundError):
+                self._packs[pack] = self.blobs.packs.size(pack)
+        return name is not None or end <= self._packs.get(pack, 0)
+
     def put(self, digest: B3Digest, data: bytes, executable: bool) -> None:
-        """Writes a blob that is not known yet, under its digest as computed by the caller."""
+        """Writes a large blob that is not known yet, under its digest as computed by the caller."""
         try:
             file = self._files.create()
             try:
                 write_all(file.fd, data)
+                # Dirty pages stay, but the kernel begins to write, which `sync` would wait for.
+                os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
                 self.publish(file, digest, len(data), executable)
             finally:
                 self._files.drop(file)
@@ -135,72 +238,119 @@ class Batch:
 
     def add_directory(self, directory: Directory) -> DirectoryNode:
         digest = directory.digest
-        if digest not in self._new_directories and not self._has_directory(digest):
-            self._new_directories[digest] = directory.encode()
+        if digest not in self._new_directories and digest not in self._known_directories:
+            if digest not in self._damaged and self._find_directory(digest):
+                self._known_directories.add(digest)
+            else:
+                self._new_directories[digest] = directory.encode()
         return directory.node
 
-    def _has_directory(self, digest: B3Digest) -> bool:
-        statement = "select 1 from directory where digest = ?"
-        return self._database.connection.execute(statement, (digest,)).fetchone() is not None
+    def keep_only(self, wanted: Set[B3Digest]) -> set[B3Digest]:
+        """Forgets all that is new but these; returns which of them are new."""
+        if self._offered:
+            self._take_offers()
+        unwanted = [digest for digest in self._new_blobs if digest not in wanted]
+        self._drop_files([self._new_blobs.pop(digest) for digest in unwanted])
+        for digest in [one for one in self._new_directories if one not in wanted]:
+            del self._new_directories[digest]
+        return {*self._new_blobs, *self._new_directories}
 
     def sync(self) -> None:
-        """Makes every new file durable; does nothing when there is none.
+        """Makes everything new durable; does nothing when there is nothing.
 
         Nothing may be added from other threads meanwhile.
         """
+        sync_all([self])
+
+    def _write_out(self) -> None:
+        if self._offered:
+            self._take_offers()
         if self._unsynced:
             with self.access_errors():
-                syncfs(self._files.fd)
-            self._unsynced = False
+                self.blobs.appender.drain()
+                if self.blobs.appender.resets != self._resets:
+                    raise OSError(errno.EIO, "another addition of this process failed")
 
-    def flush(self, conn: sqlite3.Connection) -> None:
-        """Inserts the rows so far, inside the caller's transaction; then more may be added.
+    def flush(self, conn: sqlite3.Connection, *, loose: bool = False) -> None:
+        """Inserts the rows so far, inside the caller's transaction.
 
-        Call `sync` before the transaction begins, so that others need not wait for the disk.
+        Call `sync` before the transaction begins, so that others need not wait for the disk. With
+        `loose`, nothing makes them reachable yet: collections spare them for a while.
         """
         self.sync()
-        blobs, self._new_blobs = self._new_blobs, {}
-        directories, self._new_directories = self._new_directories, {}
-        try:
-            # A row that is there already stays: views may refer to the name it has.
-            conn.executemany(
-                "insert into blob values (?, ?, ?) on conflict (digest) do nothing",
-                sorted([(bytes(digest), *place) for digest, place in blobs.items()]),
-            )
-        except sqlite3.IntegrityError as error:
-            raise StoreCorrupt(
-                "a new blob took the place of another one whose file is missing",
-                hint="run `eka store verify`",
-            ) from error
+        since = int(time.time()) if loose else None
+        self._insert_blobs(conn, since)
         conn.executemany(
-            "insert into directory values (?, ?) on conflict (digest) do nothing",
-            sorted(directories.items()),
+            _INSERT_DIRECTORY,
+            [(digest, data, since) for digest, data in sorted(self._new_directories.items())],
         )
+        self._rescue(conn)
+        self._in_doubt = True
+
+    def committed(self) -> None:
+        """To be called when the transaction has ended well; then more may be added."""
+        self._known_blobs.update(self._new_blobs)
+        self._known_directories.update(self._new_directories)
+        self._new_blobs, self._new_directories = {}, {}
+        self._in_doubt = False
+        self.blobs.appender.keep()
+
+    def _insert_blobs(self, conn: sqlite3.Connection, since: int | None) -> None:
+        new = sorted(self._new_blobs.items())
+        before = conn.total_changes
+        conn.executemany(_INSERT, [(digest, *place, since) for digest, place in new])
+        if conn.total_changes - before < len(new):
+            self._drop_files(
+                [place for digest, place in new if not self._wins(conn, digest, place)]
+            )
+
+    def _wins(self, conn: sqlite3.Connection, digest: B3Digest, place: _Place) -> bool:
+        """Whether the row leads to our copy; makes it do so if the other one is dead or damaged."""
+        row = conn.execute(
+            "select size, name, pack, start, dead from blob where digest = ?", (digest,)
+        ).fetchone()
+        if _Place(*row[:4]) == place:
+            return True
+        if row[4] is None and digest not in self._damaged:
+            return False
+        # The other copy, which somebody may be reading, is left to the next collection.
+        conn.execute(
+            "update blob set size = ?, name = ?, pack = ?, start = ?, stored = null, dead = null"
+            " where digest = ?",
+            (*place, digest),
+        )
+        return True
+
+    def _rescue(self, conn: sqlite3.Connection) -> None:
+        """Takes away the marks that a collection made since we saw what we need."""
+        epoch = self._database.epoch()
+        if epoch == self._epoch:
+            return
+        for table, known in (("blob", self._known_blobs), ("directory", self._known_directories)):
+            conn.executemany(
+                f"update {table} set dead = null where digest = ? and dead is not null",
+                [(digest,) for digest in known],
+            )
 
     def publish(self, file: NewFile, digest: B3Digest, size: int, executable: bool) -> None:
         """Gives a file that is completely written its place and its row; raises OSErrors."""
         finish(file.fd, executable)
-        name = self.blobs.name(digest)
-        if digest in self._damaged or not self._files.place(file, name):
-            if digest in self._new_blobs:
-                return
-            name = self._place_elsewhere(file, digest, size)
-        self._new_blobs[digest] = (name, size)
+        name = self.blobs.new_name(digest)
+        while not self._files.place(file, name):
+            name = self.blobs.new_name(digest)
+        place = _Place(size, name, None, None)
+        if self._new_blobs.setdefault(digest, place) != place:
+            self._files.remove(name)
         self._unsynced = True
-
-    def _place_elsewhere(self, file: NewFile, digest: B3Digest, size: int) -> str:
-        damaged = self._damaged.get(digest)
-        for name in [damaged] if damaged else self.blobs.names(digest):
-            if self._files.place(file, name) or self._files.holds(BlobRow(digest, name, size)):
-                return name
-        if damaged is None:
-            raise StoreError(f"all names of blob {digest} are taken")
-        # Its row stays, so there is one place it can have.
-        self._files.replace(file, damaged)
-        return damaged
 
     def drop(self, file: NewFile) -> None:
         self._files.drop(file)
+
+    def _drop_files(self, places: Iterable[_Place]) -> None:
+        for place in places:
+            if place.name is not None:
+                with suppress(OSError):
+                    self._files.remove(place.name)
 
     @contextmanager
     def access_errors(self) -> Iterator[None]:
@@ -213,6 +363,18 @@ class Batch:
         where = self.blobs.directory.parent
         hint = _HINTS.get(error.errno or 0, "check the store's directory and its file system")
         return StoreAccessError(f"cannot write to the store {where}: {error.strerror}", hint=hint)
+
+
+def sync_all(batches: Sequence[Batch]) -> None:
+    """`Batch.sync` for several batches of one store, which wait for the disk only once."""
+    for batch in batches:
+        batch._write_out()
+    unsynced = [batch for batch in batches if batch._unsynced]
+    for batch in unsynced[:1]:
+        with batch.access_errors():
+            syncfs(batch._files.fd)
+    for batch in unsynced:
+        batch._unsynced = False
 
 
 class BlobWriter:

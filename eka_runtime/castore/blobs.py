@@ -1,109 +1,225 @@
-"""Blobs as plain files, so that the kernel can map, link and overlay them.
+"""Blobs as the local store keeps them: large ones as files of their own, small ones in packs.
 
     BLOBS/xx/yyyyyyyyyyyyyyyyyyy     contents; mode 0444, or 0555 if first added executable; mtime 1
+    PACKS/<number>                   many small contents (`packs.py`)
 
-A name is the nixbase32 of the first 13 bytes of the digest: with its slashes it has 23 bytes, and
-an overlay redirect of up to 24 keeps an ext4 inode in one piece. Two digests may share those 13
-bytes. They never share a file: the row (digest -> name) decides what a file is, and the second
-blob takes the next of the names that `names()` yields. A file without a row is a leftover of a
-crash, or in the making by another process; it counts for nothing until its contents were compared.
+Files can be mapped, linked and overlaid by the kernel. Their names are 21 digits: the nixbase32 of
+the first 8 bytes of the digest and of 5 random ones; with its slashes a name has 23 bytes, and an
+overlay redirect of up to 24 keeps an ext4 inode in one piece. Names are not reused, and no two
+processes ever make the same one: the row (digest -> place) alone decides what is where. What no row
+mentions is a leftover of a crash, or in the making; it counts for nothing.
 Out of scope: writing (`batch.py`), deleting.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from types import TracebackType
+from typing import BinaryIO, NamedTuple, Self
 
 from blake3 import blake3
 
 from eka_runtime.castore.database import Database
 from eka_runtime.castore.digest import B3Digest
+from eka_runtime.castore.packs import Appender, PackReader, pack_name
+from eka_runtime.castore.placing import SHARD_LENGTH
 from eka_runtime.errors import StoreAccessError, StoreCorrupt
 from eka_runtime.nix import base32
 
-NAME_SIZE = 13
-SHARD_LENGTH = 2
+PACKED_MAX = 1 << 16
+"""Blobs below this size go into packs."""
+
 READ_SIZE = 1 << 18
 
-_REPAIR = "add the same contents again, or run `eka store verify`"
+_OF_DIGEST, _RANDOM = 8, 5
+_REPAIR = "add the same contents again, or run `eka store verify --repair`"
 _HASH_SIZE = 1 << 20
+_SELECT = "select digest, size, name, pack, start, stored from blob "
+_MANY = 256
 
 
 class BlobRow(NamedTuple):
-    """`name` is relative to the blob directory; `size` in bytes."""
+    """`name` is relative to the blob directory, "" for a packed blob; sizes in bytes.
 
-    digest: B3Digest
-    name: str
-    size: int
-
-
-class LocalBlobs:
-    """A BlobService over one blob directory and the rows of one database.
-
-    `name_size` is the number of digest bytes in a name; anything but the default is for tests
-    that need two blobs of one name.
+    `stored` is the size in the pack of one that is compressed there.
     """
 
-    def __init__(self, directory: Path, database: Database, *, name_size: int = NAME_SIZE) -> None:
+    digest: B3Digest
+    size: int
+    name: str = ""
+    pack: int = 0
+    start: int = 0
+    stored: int | None = None
+
+
+class BlobFiles:
+    """What is on disk, for those who have a row; needs no database.
+
+    Methods raise StoreCorrupt for what is missing or too short, and StoreAccessError.
+    """
+
+    def __init__(self, directory: Path, packs: Path) -> None:
         self.directory = directory
-        self._database = database
-        self._name_size = name_size
+        self.packs = PackReader(packs)
 
-    def names(self, digest: B3Digest) -> Iterator[str]:
-        """The names a blob may have, in the order in which they are tried."""
-        yield self.name(digest)
-        for counter in range(1, 256):
-            yield self.name(blake3(digest + bytes([counter])).digest())
+    def __enter__(self) -> Self:
+        return self
 
-    def name(self, digest: bytes) -> str:
-        """The first of them."""
-        text = base32.encode(digest[: self._name_size])
-        return f"{text[:SHARD_LENGTH]}/{text[SHARD_LENGTH:]}"
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
-    def row(self, digest: B3Digest) -> BlobRow | None:
-        found = self._database.connection.execute(
-            "select name, size from blob where digest = ?", (digest,)
-        ).fetchone()
-        return BlobRow(digest, *found) if found else None
+    def close(self) -> None:
+        self.packs.close()
 
-    def of_size(self, size: int) -> list[BlobRow]:
-        """A few of those with exactly this many bytes; none below 1 MiB, which have no index."""
-        rows = self._database.connection.execute(
-            "select digest, name from blob where size = ? and size >= 1048576 limit 8", (size,)
-        )
-        return [BlobRow(B3Digest(digest), name, size) for digest, name in rows]
-
-    def rows(self) -> Iterator[BlobRow]:
-        """All of them, by digest."""
-        rows = self._database.connection.execute("select * from blob order by digest")
-        for digest, name, size in rows:
-            yield BlobRow(B3Digest(digest), name, size)
-
-    def has(self, digest: B3Digest) -> bool:
-        return self.row(digest) is not None
-
-    def path(self, digest: B3Digest) -> Path | None:
-        """The file; whoever changes it, or its mode, corrupts the store."""
-        row = self.row(digest)
-        return self.directory / row.name if row else None
-
-    def open_read(self, digest: B3Digest) -> BinaryIO | None:
-        """Raises StoreCorrupt when the file of a known blob is missing."""
-        row = self.row(digest)
-        return self.open_row(row) if row else None
+    def place(self, row: BlobRow) -> str:
+        """Where a blob lies, for people."""
+        if row.name:
+            return os.fspath(self.directory / row.name)
+        return f"{self.packs.directory / pack_name(row.pack)}, byte {row.start}"
 
     def open_row(self, row: BlobRow) -> BinaryIO:
+        if not row.name:
+            return BytesIO(self.read_packed(row))
         path = f"{os.fspath(self.directory)}/{row.name}"
         try:
             # Unbuffered: readers ask for much, and a buffer would cost more than a small blob.
             return open(path, "rb", buffering=0)
         except FileNotFoundError:
-            raise StoreCorrupt(f"blob {row.digest}: {path} is missing", hint=_REPAIR) from None
+            raise StoreCorrupt(f"{path} is missing", hint=_REPAIR) from None
         except OSError as error:
             raise StoreAccessError(f"cannot read {path}: {error.strerror}") from error
+
+    def read_packed(self, row: BlobRow) -> bytes:
+        """The contents of a small blob, not verified."""
+        try:
+            if row.stored is None:
+                return self.packs.read(row.pack, row.start, row.size)
+            data = self.packs.read(row.pack, row.start, row.stored)
+        except OSError as error:
+            raise StoreAccessError(f"cannot read {self.place(row)}: {error.strerror}") from error
+        # Expensive to import, and not needed by most stores.
+        import zstandard
+
+        try:
+            # Before anything is allocated: zstd believes what the frame says of its size.
+            if zstandard.frame_content_size(data) == row.size:
+                return zstandard.ZstdDecompressor().decompress(data)
+            raise zstandard.ZstdError("the frame has another size")
+        except zstandard.ZstdError as error:
+            raise StoreCorrupt(f"blob {row.digest}: {error}", hint=_REPAIR) from error
+
+    def verify_row(self, row: BlobRow) -> None:
+        """Reads all of it; StoreCorrupt when it is not what its digest says."""
+        if row.name:
+            with self.open_row(row) as reader:
+                actual, size = digest_of(reader)
+        else:
+            data = self.read_packed(row)
+            actual, size = B3Digest.of(data), len(data)
+        if (actual, size) != (row.digest, row.size):
+            raise StoreCorrupt(
+                f"{self.place(row)} has {size} bytes with digest {actual}, not {row.size} bytes"
+                f" with digest {row.digest}",
+                hint=_REPAIR,
+            )
+
+
+class LocalBlobs(BlobFiles):
+    """A BlobService over a blob directory, a pack directory, and the rows of one database."""
+
+    def __init__(self, directory: Path, packs: Path, database: Database) -> None:
+        super().__init__(directory, packs)
+        self.appender = Appender(packs)
+        self._database = database
+
+    def close(self) -> None:
+        self.appender.reset()
+        super().close()
+
+    @staticmethod
+    def new_name(digest: bytes) -> str:
+        text = base32.encode(digest[:_OF_DIGEST] + os.urandom(_RANDOM))
+        return f"{text[:SHARD_LENGTH]}/{text[SHARD_LENGTH:]}"
+
+    def row(self, digest: B3Digest) -> BlobRow | None:
+        found = self._database.connection.execute(
+            _SELECT + "where digest = ?", (digest,)
+        ).fetchone()
+        return decoded(found) if found else None
+
+    def rows_of(self, digests: Iterable[B3Digest]) -> dict[B3Digest, BlobRow]:
+        """Those that are there; one statement for many costs a fraction of one for each."""
+        wanted = list(digests)
+        found: dict[B3Digest, BlobRow] = {}
+        for first in range(0, len(wanted), _MANY):
+            some = wanted[first : first + _MANY]
+            marks = ",".join("?" * len(some))
+            for row in self._database.connection.execute(
+                _SELECT + f"where digest in ({marks})", some
+            ):
+                found[row[0]] = decoded(row)
+        return found
+
+    def read_small(self, digests: Iterable[B3Digest]) -> dict[B3Digest, bytes]:
+        """Of packed blobs; what lies side by side, as one tree's do, is read in one piece."""
+        rows = [row for row in self.rows_of(digests).values() if not row.name]
+        rows.sort(key=lambda row: (row.pack, row.start))
+        found: dict[B3Digest, bytes] = {}
+        for run in _runs(rows):
+            first, last = run[0], run[-1]
+            data = self._read_range(first, last.start + last.size - first.start)
+            for row in run:
+                offset = row.start - first.start
+                found[row.digest] = data[offset : offset + row.size]
+        for row in rows:
+            if row.stored is not None:
+                found[row.digest] = self.read_packed(row)
+        return found
+
+    def _read_range(self, first: BlobRow, size: int) -> bytes:
+        try:
+            return self.packs.read(first.pack, first.start, size)
+        except OSError as error:
+            raise StoreAccessError(f"cannot read {self.place(first)}: {error.strerror}") from error
+
+    def of_size(self, size: int) -> list[BlobRow]:
+        """A few of those with exactly this many bytes; none below 1 MiB, which have no index."""
+        rows = self._database.connection.execute(
+            _SELECT + "where size = ? and size >= 1048576 and dead is null limit 8", (size,)
+        )
+        return [decoded(row) for row in rows]
+
+    def rows(self) -> Iterator[BlobRow]:
+        """All of them, by digest."""
+        return map(decoded, self._database.connection.execute(_SELECT + "order by digest"))
+
+    def is_alive(self, digest: B3Digest) -> bool:
+        """Whether it is there, and not about to be removed."""
+        row = self._database.connection.execute(
+            "select 1 from blob where digest = ? and dead is null", (digest,)
+        ).fetchone()
+        return row is not None
+
+    def has(self, digest: B3Digest) -> bool:
+        return self.row(digest) is not None
+
+    def path(self, digest: B3Digest) -> Path | None:
+        """The file of a large blob; whoever changes it, or its mode, corrupts the store."""
+        row = self.row(digest)
+        return self.directory / row.name if row and row.name else None
+
+    def open_read(self, digest: B3Digest) -> BinaryIO | None:
+        """Raises StoreCorrupt when the file of a known blob is missing."""
+        row = self.row(digest)
+        return self.open_row(row) if row else None
 
     def verify(self, digest: B3Digest) -> None:
         """Reads all of it; StoreCorrupt when it is missing, or is not what its digest says."""
@@ -112,16 +228,25 @@ class LocalBlobs:
             raise StoreCorrupt(f"blob {digest} is missing", hint=_REPAIR)
         self.verify_row(row)
 
-    def verify_row(self, row: BlobRow) -> None:
-        """As `verify`, for those who iterate over `rows()`."""
-        with self.open_row(row) as reader:
-            actual, size = digest_of(reader)
-        if (actual, size) != (row.digest, row.size):
-            raise StoreCorrupt(
-                f"blob {row.digest}: {self.directory / row.name} has {size} bytes"
-                f" with digest {actual}, not {row.size}",
-                hint=_REPAIR,
-            )
+
+def _runs(rows: Iterable[BlobRow]) -> Iterator[list[BlobRow]]:
+    """Rows that follow each other without a gap, and are not compressed."""
+    run: list[BlobRow] = []
+    for row in rows:
+        if row.stored is not None:
+            continue
+        if run and (row.pack, row.start) != (run[-1].pack, run[-1].start + run[-1].size):
+            yield run
+            run = []
+        run.append(row)
+    if run:
+        yield run
+
+
+def decoded(row: tuple[bytes, int, str | None, int | None, int | None, int | None]) -> BlobRow:
+    """Of digest, size, name, pack, start, stored."""
+    digest, size, name, pack, start, stored = row
+    return BlobRow(B3Digest(digest), size, name or "", pack or 0, start or 0, stored)
 
 
 def digest_of(reader: BinaryIO) -> tuple[B3Digest, int]:

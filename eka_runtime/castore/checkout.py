@@ -9,8 +9,10 @@ blob's: their twins.
     TWINS/xx/<64 hex digits>-x0      the other way round
     TWINS/xx/<64 hex digits>-x1      the next one, when no more links to the former are allowed
 
-Twins share data with their blobs where the file system can (copy_file_range makes reflinks). They
-are made durable before they get their names, and then trusted like blobs. Without a Linker files
+Small blobs, which lie in packs, have no inode at all: theirs are twins, too. Twins share data with
+blobs that are files where the file system can (copy_file_range makes reflinks). New ones are made
+in a directory of their own, TWINS/.new-<random>/, and get their names when the caller has made
+everything durable (`Linker.settle`): what has a name is trusted like a blob. Without a Linker files
 are copied, with the modes and times that `nix-store --restore` leaves.
 
 Nothing is atomic here: callers check out under a temporary name and rename.
@@ -26,10 +28,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from types import TracebackType
+from typing import BinaryIO, Self
 
-from eka_runtime.castore.blobs import READ_SIZE, LocalBlobs
+from eka_runtime.castore.blobs import PACKED_MAX, READ_SIZE, LocalBlobs
 from eka_runtime.castore.descent import Descent
+from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.node import DirectoryNode, FileNode, Node, SymlinkNode
 from eka_runtime.castore.placing import EXECUTABLE_MODE, FILE_MODE, MTIME_NS, finish, write_all
 from eka_runtime.castore.services import (
@@ -39,8 +43,10 @@ from eka_runtime.castore.services import (
     require_directory,
 )
 from eka_runtime.errors import StoreCorrupt
+from eka_runtime.linux.syscalls import syncfs
 
 DIRECTORY_MODE = 0o555
+NEW_PREFIX = ".new-"
 
 _TIMES = (MTIME_NS, MTIME_NS)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -51,11 +57,64 @@ _COPY_RANGE_MAX = 1 << 30
 _NO_COPY_RANGE = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
 
 
-class Linker(NamedTuple):
-    """Where twins are kept; `link` has the signature of os.link."""
+class Linker:
+    """Where twins are kept, and those that are being made; a context manager for one checkout.
 
-    twins: Path
-    link: Callable[..., None] = os.link
+    `link` has the signature of os.link.
+    """
+
+    def __init__(self, twins: Path, link: Callable[..., None] = os.link) -> None:
+        self.twins = os.fspath(twins)
+        self.link = link
+        self._fresh = f"{self.twins}/{NEW_PREFIX}{secrets.token_hex(8)}"
+        self._new: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for file in self._new.values():
+            with suppress(FileNotFoundError):
+                os.unlink(file)
+        with suppress(FileNotFoundError):
+            os.rmdir(self._fresh)
+
+    def find(self, name: str, node: FileNode) -> str | None:
+        """The twin of this name (`xx/…`), also one that is not settled."""
+        found = self._new.get(name)
+        if found and os.path.lexists(found):
+            return found
+        place = f"{self.twins}/{name}"
+        return place if _is(place, node) else None
+
+    def create(self, name: str) -> tuple[int, str]:
+        """A new file for a twin: its descriptor and where it is for now."""
+        place = f"{self._fresh}/{len(self._new):x}"
+        if not self._new:
+            os.makedirs(self._fresh)
+        self._new[name] = place
+        return os.open(place, _NEW, 0o600), place
+
+    def settle(self) -> None:
+        """Syncs the file system, then gives new twins their names."""
+        os.makedirs(self.twins, exist_ok=True)
+        fd = os.open(self.twins, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            syncfs(fd)
+        finally:
+            os.close(fd)
+        for name, place in self._new.items():
+            try:
+                os.rename(place, f"{self.twins}/{name}")
+            except FileNotFoundError:
+                os.makedirs(f"{self.twins}/{name[:2]}", exist_ok=True)
+                os.rename(place, f"{self.twins}/{name}")
+        self._new = {}
 
 
 def checkout(
@@ -141,9 +200,11 @@ class _Linking:
                 self._linker.link(source, name, dst_dir_fd=dir_fd, follow_symlinks=False)
                 return
             except OSError as error:
-                if error.errno != errno.EMLINK:
+                # A collection removes twins that no checkout uses: then it is made again.
+                if error.errno == errno.EMLINK:
+                    self._full.add(source)
+                elif error.errno != errno.ENOENT or os.path.lexists(source):
                     raise
-                self._full.add(source)
 
     def finish_symlink(self, name: bytes, dir_fd: int | None) -> None:
         os.utime(name, ns=_TIMES, dir_fd=dir_fd, follow_symlinks=False)
@@ -157,40 +218,36 @@ class _Linking:
         blob = self._blob(node)
         if blob and blob not in self._full:
             yield blob
+        kind, digits = "x" if node.executable else "r", node.digest.hex()
         for number in count():
-            kind = "x" if node.executable else "r"
-            digits = node.digest.hex()
-            twin = f"{self._linker.twins}/{digits[:2]}/{digits}-{kind}{number}"
-            if twin not in self._full:
-                if not _is(twin, node):
-                    self._make_twin(twin, node)
-                yield twin
+            twin = f"{digits[:2]}/{digits}-{kind}{number}"
+            while (place := self._linker.find(twin, node) or self._make_twin(twin, node)) and (
+                place not in self._full
+            ):
+                yield place
 
     def _blob(self, node: FileNode) -> str | None:
         """The blob's own file, if it has the mode that is needed."""
         if not isinstance(self._blobs, LocalBlobs):
             return None
         row = self._blobs.row(node.digest)
-        if row is None:
+        if row is None or not row.name:
             return None
         path = f"{self._blobs.directory}/{row.name}"
         return path if _is(path, node) else None
 
-    def _make_twin(self, path: str, node: FileNode) -> None:
-        fresh = f"{path}.{secrets.token_hex(8)}"
+    def _make_twin(self, name: str, node: FileNode) -> str:
+        fd, place = self._linker.create(name)
         try:
-            fd = _create(fresh)
-            try:
-                with require_blob(self._blobs, node.digest) as reader:
+            with require_blob(self._blobs, node.digest) as reader:
+                if node.size < PACKED_MAX:
+                    _copy_verified(reader, fd, node)
+                else:
                     _copy(reader, fd, node)
-                finish(fd, node.executable)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.rename(fresh, path)
+            finish(fd, node.executable)
         finally:
-            with suppress(FileNotFoundError):
-                os.unlink(fresh)
+            os.close(fd)
+        return place
 
 
 def _is(path: str, node: FileNode) -> bool:
@@ -202,12 +259,12 @@ def _is(path: str, node: FileNode) -> bool:
     return status.st_mode & 0o7777 == mode and status.st_size == node.size
 
 
-def _create(path: str) -> int:
-    try:
-        return os.open(path, _NEW, 0o600)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return os.open(path, _NEW, 0o600)
+def _copy_verified(reader: BinaryIO, fd: int, node: FileNode) -> None:
+    """Twins are trusted by everybody, and for a small blob looking costs next to nothing."""
+    data = reader.read(PACKED_MAX)
+    if B3Digest.of(data) != node.digest:
+        raise StoreCorrupt(f"blob {node.digest} is damaged", hint="run `eka store verify --repair`")
+    write_all(fd, data)
 
 
 def _copy(reader: BinaryIO, fd: int, node: FileNode) -> None:

@@ -13,8 +13,8 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,7 +22,7 @@ from urllib.parse import quote
 from eka_runtime.errors import EkaError, StoreAccessError, StoreCorrupt, StoreFormatError
 
 APPLICATION_ID = 0x656B6131  # "eka1"
-VERSION = 1
+VERSION = 2
 
 # Another process holds the write lock only while it inserts rows, never while it copies files.
 _BUSY_SECONDS = 60.0
@@ -31,12 +31,29 @@ _BUSY_SECONDS = 60.0
 _CACHE_KIB = 32 << 10
 
 _SCHEMA = (
+    # A blob lies in a file of its own (`name`), or in a pack, from byte `start` on; `stored` is how
+    # many bytes it takes there when it is compressed. `dead` is the epoch in which a collection
+    # found no use for it, `loose` the time at which it came without a path that needs it.
     "create table blob ("
-    " digest blob primary key, name text not null unique, size integer not null"
+    " digest blob primary key, size integer not null, name text unique,"
+    " pack integer, start integer, stored integer, dead integer, loose integer,"
+    " check ((name is null) = (pack is not null) and (pack is null) = (start is null))"
     ") strict, without rowid",
-    "create table directory (digest blob primary key, data blob not null) strict, without rowid",
+    "create index blob_pack on blob (pack, start) where pack is not null",
+    "create index blob_dead on blob (dead) where dead is not null",
     # Tells whether a large file may be known already before anything of it is written.
     "create index blob_large on blob (size) where size >= 1048576",
+    "create table directory ("
+    " digest blob primary key, data blob not null, dead integer, loose integer"
+    ") strict, without rowid",
+    "create index directory_dead on directory (dead) where dead is not null",
+    # Where a blob lay before it was moved: readers may still be on their way there.
+    "create table moved ("
+    " pack integer not null, start integer not null, stored integer not null,"
+    " dead integer not null,"
+    " primary key (pack, start)) strict, without rowid",
+    "create table epoch (number integer not null) strict",
+    "insert into epoch values (1)",
 )
 
 _HINTS = {
@@ -113,6 +130,28 @@ class Database:
         except AttributeError:
             found = self._local.connection = self._open()
         return found
+
+    def finder(self, statement: str) -> Callable[[bytes], tuple[Any, ...] | None]:
+        """A look-up by one value, for thousands of them: the first row, or None.
+
+        For the calling thread only.
+        """
+        connection = self.connection
+        cursor = connection.cursor()
+
+        def find(key: bytes) -> tuple[Any, ...] | None:
+            try:
+                row: tuple[Any, ...] | None = cursor.execute(statement, (key,)).fetchone()
+            except sqlite3.DatabaseError as error:
+                raise _translated(error, connection) from error
+            return row
+
+        return find
+
+    def epoch(self) -> int:
+        """The present epoch; what it is for: `epochs.py`."""
+        (number,) = self.connection.execute("select number from epoch").fetchone()
+        return int(number)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -193,8 +232,12 @@ class Database:
                     connection.execute(statement)
             finally:
                 connection.close()
-            with suppress(FileExistsError):
+            try:
                 os.link(fresh, self.file)
+            except (FileExistsError, FileNotFoundError):
+                # Another process was first; a collection may even have removed our file since.
+                if not self.file.exists():
+                    raise
         except OSError as error:
             raise StoreAccessError(
                 f"cannot make {self.file}: {error.strerror}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from eka_runtime.castore.database import Database
@@ -23,6 +24,13 @@ class LocalDirectories:
         ).fetchone()
         return row is not None
 
+    def is_alive(self, digest: B3Digest) -> bool:
+        """Whether it is there, and not about to be removed."""
+        row = self._database.connection.execute(
+            "select 1 from directory where digest = ? and dead is null", (digest,)
+        ).fetchone()
+        return row is not None
+
     def get(self, digest: B3Digest) -> Directory | None:
         """Verified: StoreCorrupt when the row is not what its digest says."""
         row = self._database.connection.execute(
@@ -36,6 +44,27 @@ class LocalDirectories:
             "select digest from directory order by digest"
         ):
             yield B3Digest(digest)
+
+    def get_tree(self, digest: B3Digest) -> Iterator[Directory] | None:
+        """As `DirectoryTrees` has it."""
+        return tree_of(self, digest)
+
+
+def tree_of(directories: DirectoryService, digest: B3Digest) -> Iterator[Directory] | None:
+    """Breadth-first from the root, each digest once; None when the root is not there."""
+    root = directories.get(digest)
+    return _below(directories, root) if root else None
+
+
+def _below(directories: DirectoryService, root: Directory) -> Iterator[Directory]:
+    seen, pending = {root.digest}, deque([root])
+    while pending:
+        directory = pending.popleft()
+        yield directory
+        for _, child in directory.entries:
+            if isinstance(child, DirectoryNode) and child.digest not in seen:
+                seen.add(child.digest)
+                pending.append(require_directory(directories, child.digest))
 
 
 def decode_verified(digest: B3Digest, data: bytes) -> Directory:

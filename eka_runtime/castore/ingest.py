@@ -114,6 +114,10 @@ class _NarIntake:
     def symlink(self, name: bytes, target: bytes) -> None:
         self.assembly.add(name, SymlinkNode(target))
 
+    def file_data(self, name: bytes, executable: bool, data: bytes) -> None:
+        digest = self._intake.add(data, executable)
+        self.assembly.add_file(name, FileNode(digest, len(data), executable))
+
     def file(self, name: bytes, executable: bool, size: int, read: Read) -> None:
         if size < LARGE:
             digest = self._intake.add(_read_all(read, size), executable)

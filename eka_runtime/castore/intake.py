@@ -1,8 +1,8 @@
 """Moves the contents of files into a batch, with as many threads as pay.
 
-Measured, not guessed: a small file costs a dozen short system calls, and two threads that make
-those hand the interpreter's lock to and fro at more than the cost of the calls, so small files are
-written by the calling thread. Files from INLINE_MAX on are written by a pool. Files from LARGE on
+Measured, not guessed: two threads that do short things hand the interpreter's lock to and fro at
+more than the cost of those, so small files, which are appended to a pack, are the calling thread's
+business. Files from PACKED_MAX on are written by a pool. Files from LARGE on
 come in chunks that are read and hashed here, written by one other thread, and hashed for the NAR by
 a third (`hashing.py`), all from one buffer; SHA-256 then sets the pace. From DIRECT_MIN on writes
 bypass the page cache, which halves their cost and leaves the cache to others.
@@ -26,11 +26,10 @@ from typing import Self
 from blake3 import blake3
 
 from eka_runtime.castore.batch import Batch, BlobWriter
-from eka_runtime.castore.blobs import BlobRow
+from eka_runtime.castore.blobs import PACKED_MAX, BlobRow
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.errors import StoreError
 
-INLINE_MAX = 1 << 17
 LARGE = 1 << 20
 DIRECT_MIN = 1 << 26
 CHUNK = 1 << 20
@@ -79,13 +78,12 @@ class Intake:
 
     def add(self, data: bytes, executable: bool) -> B3Digest:
         digest = B3Digest.of(data)
-        if not self._batch.knows(digest, len(data)):
-            if len(data) < INLINE_MAX:
-                self._batch.put(digest, data, executable)
-            else:
-                while len(self._pending) >= PENDING:
-                    self._pending.popleft().result()
-                self._submit(self._pool, self._batch.put, digest, data, executable)
+        if len(data) < PACKED_MAX:
+            self._batch.offer(digest, data)
+        elif not self._batch.knows(digest, len(data)):
+            while len(self._pending) >= PENDING:
+                self._pending.popleft().result()
+            self._submit(self._pool, self._batch.put, digest, data, executable)
         return digest
 
     def stream(self, size: int, executable: bool, fill: Fill, tees: Sequence[Tee] = ()) -> B3Digest:
@@ -112,8 +110,8 @@ class Intake:
             self._hand_out(chunk, view, writer, tees)
             position += len(view)
         digest = B3Digest(hasher.digest())
-        if writer is None and digest != known.digest:
-            # The file of the known blob is damaged in a way that makes it equal to this one.
+        if writer is None and not (digest == known.digest and self._batch.knows(digest, size)):
+            # The known blob is damaged in a way that makes it equal to this one, or just marked.
             writer = self._writer(size, executable, known, size)
         if writer is not None:
             self._submit(self._disk, self._end, writer, digest, self._batch.knows(digest, size))

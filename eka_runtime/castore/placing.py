@@ -9,12 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import stat
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
-from eka_runtime.castore.blobs import SHARD_LENGTH, BlobRow, digest_of
-
+SHARD_LENGTH = 2
 MTIME_NS = 10**9
 FILE_MODE, EXECUTABLE_MODE = 0o444, 0o555
 
@@ -94,33 +92,10 @@ class Placing:
                 return False
         return True
 
-    def replace(self, file: NewFile, name: str) -> None:
-        """Puts a finished file where another is."""
-        fresh = secrets.token_hex(16)
-        self._named.add(fresh)
-        self._link(file, fresh, self._tmp_fd)
-        os.rename(fresh, name, src_dir_fd=self._tmp_fd, dst_dir_fd=self.fd)
-        self._named.discard(fresh)
-
-    def holds(self, row: BlobRow) -> bool:
-        """Whether the file at a name is that blob, as it would have been made here."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            fd = os.open(row.name, flags, dir_fd=self.fd)
-        except OSError:
-            return False
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode) or status.st_size != row.size:
-                return False
-            if stat.S_IMODE(status.st_mode) not in (FILE_MODE, EXECUTABLE_MODE):
-                return False
-            if status.st_mtime_ns != MTIME_NS:
-                return False
-            with open(fd, "rb", buffering=0, closefd=False) as reader:
-                return digest_of(reader) == (row.digest, row.size)
-        finally:
-            os.close(fd)
+    def remove(self, name: str) -> None:
+        """Takes back what was placed; absent is fine."""
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.fd)
 
     def _link(self, file: NewFile, name: str, directory_fd: int) -> None:
         if file.name:

@@ -7,18 +7,26 @@ caller's NAR hash is for. Out of scope: what a NAR looks like (`eka_runtime.nix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
+from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.node import DirectoryNode, FileNode, Node, SymlinkNode
 from eka_runtime.castore.services import (
     BlobService,
     DirectoryService,
+    SmallBlobs,
     require_blob,
     require_directory,
 )
 from eka_runtime.errors import StoreCorrupt
 from eka_runtime.nix.nar import HashingWriter, NarWriter, Write
+
+Entry = tuple[bytes, Node]
+
+# Bounds memory: so many files of less than so many bytes are read at once.
+_AT_ONCE = 256
+_SMALL = 1 << 16
 
 
 class NarDigest(NamedTuple):
@@ -34,20 +42,22 @@ def write_nar(node: Node, blobs: BlobService, directories: DirectoryService, wri
     Part of the NAR may have been written then.
     """
     sink = NarWriter(write)
-    open_directories: list[Iterator[tuple[bytes, Node]]] = [iter([(b"", node)])]
-    while open_directories:
-        for name, child in open_directories[-1]:
-            if isinstance(child, DirectoryNode):
+    levels = [_with_contents([(b"", node)], blobs)]
+    while levels:
+        for name, child, data in levels[-1]:
+            if data is not None:
+                sink.file_data(name, _executable(child), data)
+            elif isinstance(child, DirectoryNode):
                 sink.directory(name)
-                open_directories.append(_entries(child, directories))
+                levels.append(_with_contents(_entries(child, directories), blobs))
                 break
-            if isinstance(child, SymlinkNode):
+            elif isinstance(child, SymlinkNode):
                 sink.symlink(name, child.target)
             else:
                 _write_file(sink, name, child, blobs)
         else:
-            open_directories.pop()
-            if open_directories:
+            levels.pop()
+            if levels:
                 sink.end_directory()
 
 
@@ -64,11 +74,35 @@ def nar_of(node: Node, blobs: BlobService, directories: DirectoryService) -> byt
     return b"".join(parts)
 
 
-def _entries(node: DirectoryNode, directories: DirectoryService) -> Iterator[tuple[bytes, Node]]:
+def _entries(node: DirectoryNode, directories: DirectoryService) -> Sequence[Entry]:
     directory = require_directory(directories, node.digest)
     if directory.size != node.size:
         raise StoreCorrupt(f"directory {node.digest} has size {directory.size}, not {node.size}")
-    return iter(directory.entries)
+    return directory.entries
+
+
+def _with_contents(
+    entries: Sequence[Entry], blobs: BlobService
+) -> Iterator[tuple[bytes, Node, bytes | None]]:
+    """Adds the contents of small files where they are had at once; None for everything else."""
+    for first in range(0, len(entries), _AT_ONCE):
+        some = entries[first : first + _AT_ONCE]
+        small: dict[B3Digest, bytes] = {}
+        if isinstance(blobs, SmallBlobs):
+            files = (node for _, node in some if isinstance(node, FileNode))
+            small = blobs.read_small(node.digest for node in files if node.size < _SMALL)
+        for name, node in some:
+            data = small.get(node.digest) if isinstance(node, FileNode) else None
+            # Of another size: the way with checks says so.
+            yield name, node, data if data is None or len(data) == _size(node) else None
+
+
+def _size(node: Node) -> int:
+    return node.size if isinstance(node, FileNode) else 0
+
+
+def _executable(node: Node) -> bool:
+    return isinstance(node, FileNode) and node.executable
 
 
 def _write_file(sink: NarWriter, name: bytes, node: FileNode, blobs: BlobService) -> None:

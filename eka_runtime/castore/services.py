@@ -2,16 +2,21 @@
 
 Contract of all methods: `None` or False means "not here", which is no error, since another service
 may have it; an error means that the service could not tell. Implementations are safe to use from
-several threads. Out of scope: writing, which is transactional in a store (`batch.py`).
+several threads. A service that can be written to takes whole blobs and whole trees, one at a time;
+a store itself is written through batches, which make many of them valid at once (`batch.py`).
 """
 
 from __future__ import annotations
 
-from typing import BinaryIO, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.node import Directory
 from eka_runtime.errors import StoreCorrupt
+
+Read = Callable[[int], bytes]
+"""`read(n)` returns 1..n bytes, b"" at the end."""
 
 
 class BlobService(Protocol):
@@ -24,6 +29,35 @@ class BlobService(Protocol):
 class DirectoryService(Protocol):
     def get(self, digest: B3Digest) -> Directory | None:
         """Raises StoreCorrupt rather than return a directory with another digest."""
+
+
+@runtime_checkable
+class SmallBlobs(Protocol):
+    """Has small blobs at hand, of which many at once cost little more than one."""
+
+    def read_small(self, digests: Iterable[B3Digest]) -> dict[B3Digest, bytes]:
+        """Contents of those that are here and small, not verified; the others are left out."""
+
+
+class WritableBlobs(BlobService, Protocol):
+    def put(self, read: Read) -> B3Digest:
+        """Takes the contents up to their end; durable and visible when it returns."""
+
+
+class DirectoryTrees(DirectoryService, Protocol):
+    def get_tree(self, digest: B3Digest) -> Iterator[Directory] | None:
+        """A directory and all below it: root first, each digest once, verified.
+
+        StoreCorrupt, in the middle of it, when one below is missing.
+        """
+
+
+class WritableDirectories(DirectoryTrees, Protocol):
+    def put_tree(self, directories: Iterable[Directory]) -> B3Digest:
+        """Takes a whole tree, leaves first; returns the digest of its root, the last one.
+
+        Raises CastoreError when it is not one whole tree, and nothing is visible then.
+        """
 
 
 def require_blob(blobs: BlobService, digest: B3Digest) -> BinaryIO:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import signal
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,17 +21,20 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+PR_SET_PDEATHSIG = 1
 
 _ADVICE = {
     errno.ENOSYS: "the kernel is too old, or a seccomp filter hides this system call",
-    errno.ENOSPC: "a limit in /proc/sys/user is reached",
     errno.EUSERS: "too many nested user namespaces",
 }
+_UNSHARE_ADVICE = {**_ADVICE, errno.ENOSPC: "a limit in /proc/sys/user is reached"}
 
 
 def unshare(flags: int) -> None:
     """Needs a process with a single thread when `flags` holds CLONE_NEWUSER."""
-    _check("unshare", _libc().unshare(flags))
+    _check("unshare", _libc().unshare(flags), _UNSHARE_ADVICE)
 
 
 def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
@@ -43,6 +48,17 @@ def syncfs(fd: int) -> None:
     _check("syncfs", _libc().syncfs(fd))
 
 
+def punch_hole(fd: int, start: int, size: int) -> None:
+    """Gives the blocks of a range back; it reads as zeros. The size of the file stays."""
+    flags = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+    _check("fallocate", _libc().fallocate(fd, flags, start, size))
+
+
+def die_with_parent() -> None:
+    """Asks for SIGKILL when the parent process is gone: prctl(2), PR_SET_PDEATHSIG."""
+    _check("prctl", _libc().prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
+
+
 @functools.cache
 def _libc() -> ctypes.CDLL:
     import ctypes
@@ -50,16 +66,17 @@ def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     text = ctypes.c_char_p
     libc.mount.argtypes = (text, text, text, ctypes.c_ulong, text)
+    libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
     return libc
 
 
-def _check(name: str, result: int) -> None:
+def _check(name: str, result: int, advice: Mapping[int, str] = _ADVICE) -> None:
     if result >= 0:
         return
     import ctypes
 
     code = ctypes.get_errno()
     message = f"{name}: {os.strerror(code)}"
-    if advice := _ADVICE.get(code):
-        message += f" ({advice})"
+    if code in advice:
+        message += f" ({advice[code]})"
     raise OSError(code, message)

@@ -1,24 +1,26 @@
 """Where everything lies in a store directory, and the protocol that keeps it whole.
 
     STORE/
-      format                  "eka-store 1"; written last, so its presence means "this is a store"
-      lock                    flock: shared by every process at work here, exclusive for deletion
-      db.sqlite               blobs, directories, path infos, references, signatures (WAL)
+      format                  "eka-store 2"; written last, so its presence means "this is a store"
+      lock                    flock: held exclusively by the one process that collects garbage
+      db.sqlite               blobs, directories, path infos, roots (WAL)
       db.sqlite-wal, -shm     SQLite's own
-      blobs/xx/yyyy…          contents of files, under short names that the database maps to digests
+      blobs/xx/yyyy…          contents of large files, each one inode
+      packs/<number>          contents of small files, many in each
+      epochs/<number>         flock: held shared by every process that is at work (`epochs.py`)
       tmp/                    files in the making
       view/bind/<hash>-<name> checkouts, for binding at /nix/store
-      view/twin/xx/yyyy…      second inodes of blobs that occur both executable and not
+      view/twin/xx/yyyy…      inodes of small blobs, and second ones of large blobs
 
-A path becomes valid in four steps: its files are written in tmp/; they are linked into place;
-syncfs(2) makes them durable; one transaction inserts the rows of its blobs, its directories and,
-last, its path info. Whoever reads the row can rely on everything below it. A crash before the
-commit leaves files that no row mentions: those in tmp/ are removed by the next process that opens
-the store alone, those in blobs/ are reused when the same contents are added again.
+A path becomes valid in four steps: its contents are written; they get their places, which no row
+mentions; syncfs(2) makes them durable; one transaction inserts the rows of its blobs, its
+directories and, last, its path info. Whoever reads the row can rely on everything below it. A crash
+before the commit leaves files and packed bytes that no row mentions; the next collection removes
+them. Processes never wait for each other, except for SQLite's lock while rows are inserted.
 
-view/ is a cache and may be deleted. Everything else may be copied or moved while no process has
-the store open. The directory must be on a local file system: flock and WAL need coherent memory.
-Out of scope: what the rows mean (castore/, pathinfo.py).
+view/ is a cache and may be deleted while nothing runs. Everything else may be copied or moved while
+no process has the store open. The directory must be on a local file system: flock and WAL need
+coherent memory. Out of scope: what the rows mean (castore/, pathinfo.py).
 """
 
 from __future__ import annotations
@@ -32,10 +34,11 @@ from typing import NamedTuple
 
 from eka_runtime.errors import StoreAccessError, StoreError, StoreFormatError
 
-FORMAT = "eka-store 1"
+FORMAT = "eka-store 2"
 
 _FORMAT_MAX = 100
-_SKELETON = {"blobs", "tmp", "view", "lock"}
+_DIRECTORIES = ("blobs", "packs", "epochs", "tmp", "view")
+_SKELETON = {*_DIRECTORIES, "lock"}
 
 
 class Layout(NamedTuple):
@@ -58,6 +61,14 @@ class Layout(NamedTuple):
     @property
     def blobs(self) -> Path:
         return self.root / "blobs"
+
+    @property
+    def packs(self) -> Path:
+        return self.root / "packs"
+
+    @property
+    def epochs(self) -> Path:
+        return self.root / "epochs"
 
     @property
     def tmp(self) -> Path:
@@ -151,31 +162,30 @@ def _refuse_foreign(layout: Layout) -> None:
 
 def _create(layout: Layout) -> None:
     layout.root.mkdir(parents=True, exist_ok=True)
-    _make_directories(layout)
-    # The lock keeps other processes from sweeping tmp/ under our hands.
-    fd = _open_lock(layout)
+    complete(layout)
     fresh = layout.tmp / f"format-{os.urandom(8).hex()}"
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
         with open(fresh, "xb") as file:
             file.write(FORMAT.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileExistsError):
+        try:
             os.link(fresh, layout.format_file)
+        except (FileExistsError, FileNotFoundError):
+            # Another process was first; a collection may even have removed our file since.
+            if not layout.format_file.exists():
+                raise
         _sync_directory(layout.root)
     finally:
         fresh.unlink(missing_ok=True)
-        os.close(fd)
 
 
-def _make_directories(layout: Layout) -> None:
-    for directory in (layout.blobs, layout.tmp, layout.views):
-        directory.mkdir(exist_ok=True)
-
-
-def _open_lock(layout: Layout) -> int:
-    return os.open(layout.lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def complete(layout: Layout) -> None:
+    """Makes directories that are missing: views may be deleted, and copies lose empty ones."""
+    with access_errors(layout):
+        for name in _DIRECTORIES:
+            with suppress(FileExistsError):
+                (layout.root / name).mkdir()
 
 
 def _sync_directory(directory: Path) -> None:
@@ -191,38 +201,16 @@ def is_writable(layout: Layout) -> bool:
     return os.access(layout.root, os.W_OK | os.X_OK, effective_ids=True)
 
 
-def share_lock(layout: Layout) -> int:
-    """Takes the shared lock and returns its descriptor; waits while a deletion is going on.
-
-    On the way it removes what killed processes left in tmp/, if no other process is at work.
-    """
+@contextmanager
+def collector_lock(layout: Layout) -> Iterator[None]:
+    """For the one process that may remove things; waits for another one to finish."""
     with access_errors(layout):
-        # Views may be deleted, and copying a store may lose empty directories.
-        _make_directories(layout)
-        fd = _open_lock(layout)
-        try:
-            _sweep(layout, fd)
-            fcntl.flock(fd, fcntl.LOCK_SH)
-        except BaseException:
-            os.close(fd)
-            raise
-    return fd
-
-
-def _sweep(layout: Layout, fd: int) -> None:
-    if not _leftovers(layout):
-        return
-    with suppress(BlockingIOError):
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for leftover in _leftovers(layout):
-            os.unlink(leftover)
-
-
-def _leftovers(layout: Layout) -> list[str]:
-    """What only a process at work may have: files in the making, a database in the making."""
-    databases = f"{layout.database.name}."
-    found = [entry.path for entry in os.scandir(layout.root) if entry.name.startswith(databases)]
-    return found + [entry.path for entry in os.scandir(layout.tmp)]
+        fd = os.open(layout.lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 @contextmanager

@@ -9,19 +9,29 @@ exist (`verify.py`), which the order of writing guarantees (`layout.py`).
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from blake3 import blake3
+
 from eka_runtime.castore.database import Database
 from eka_runtime.castore.node import Node, decode_entry, encode_entry
-from eka_runtime.errors import FormatError, HashMismatch, StoreCorrupt, StoreError
+from eka_runtime.errors import (
+    FormatError,
+    HashMismatch,
+    PathNotFound,
+    StoreCorrupt,
+    StoreError,
+)
 from eka_runtime.nix.hashes import NixHash
-from eka_runtime.nix.path import StorePath
+from eka_runtime.nix.path import ContentAddress, StorePath, path_for_ca
 
 SCHEMA = (
     """
     CREATE TABLE path (
-        id INTEGER PRIMARY KEY,
+        -- Never used again, so that a collection sees what came after it began.
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
         hash TEXT NOT NULL UNIQUE,
         name TEXT NOT NULL,
         node BLOB NOT NULL,
@@ -29,7 +39,12 @@ SCHEMA = (
         nar_size INTEGER NOT NULL CHECK (nar_size > 0),
         deriver TEXT,
         ca TEXT,
-        registered INTEGER NOT NULL
+        registered INTEGER NOT NULL,
+        -- When somebody last wanted it: Unix time, and epoch.
+        used INTEGER NOT NULL,
+        epoch INTEGER NOT NULL,
+        -- BLAKE3 of what was verified when the path was added: see `seal`.
+        seal BLOB NOT NULL CHECK (length(seal) = 32)
     ) STRICT
     """,
     """
@@ -49,15 +64,18 @@ SCHEMA = (
     """,
 )
 
+_DAY = 86_400
+
 # What `decode_row` takes. One statement: three per path would be felt on closures of hundreds.
-SELECT = """
-    SELECT path.hash, path.name, node, nar_hash, nar_size, deriver, ca, registered,
-        (SELECT group_concat(target.hash || '-' || target.name, ' ')
-            FROM reference JOIN path AS target ON target.id = reference.reference
-            WHERE reference.referrer = path.id),
-        (SELECT group_concat(signature, char(10)) FROM signature WHERE signature.path = path.id)
-    FROM path
+_COLUMNS = """
+    path.hash, path.name, node, nar_hash, nar_size, deriver, ca, registered,
+    (SELECT group_concat(target.hash || '-' || target.name, ' ')
+        FROM reference JOIN path AS target ON target.id = reference.reference
+        WHERE reference.referrer = path.id),
+    (SELECT group_concat(signature, char(10)) FROM signature WHERE signature.path = path.id)
 """
+SELECT = f"SELECT {_COLUMNS} FROM path "
+SELECT_SEALED = f"SELECT seal, {_COLUMNS} FROM path "
 
 _Row = tuple[str, str, bytes, bytes, int, str | None, str | None, int, str | None, str | None]
 
@@ -125,11 +143,13 @@ class PathInfos:
         row = conn.execute("SELECT name, nar_hash FROM path WHERE hash = ?", (info.path.hash,))
         if existing := row.fetchone():
             _check_same(info, *existing)
+            self._touch(conn, [info.path])
             return False
         others = [_valid_id(conn, info, path) for path in set(info.references) - {info.path}]
         cursor = conn.execute(
-            "INSERT INTO path (hash, name, node, nar_hash, nar_size, deriver, ca, registered)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO path"
+            " (hash, name, node, nar_hash, nar_size, deriver, ca, registered, used, seal, epoch)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT number FROM epoch))",
             (
                 info.path.hash,
                 info.path.name,
@@ -139,6 +159,8 @@ class PathInfos:
                 info.deriver and info.deriver.base,
                 info.ca,
                 info.registered,
+                int(time.time()),
+                seal(info),
             ),
         )
         new = cursor.lastrowid
@@ -147,6 +169,38 @@ class PathInfos:
         signatures = [(new, signature) for signature in set(info.signatures)]
         conn.executemany("INSERT INTO signature VALUES (?, ?)", signatures)
         return True
+
+    def touch(self, paths: Iterable[StorePath]) -> None:
+        """Keeps paths from being collected while this process has the store open.
+
+        Costs a transaction only if a collection took place since they were last touched, or a day
+        went by. Raises PathNotFound for one that is not valid, or not any more.
+        """
+        stale = [path for path in paths if self._is_stale(path)]
+        if stale:
+            with self._database.transaction() as conn:
+                self._touch(conn, stale)
+                for path in stale:
+                    if not conn.execute("SELECT 1 FROM path WHERE hash = ?", path[:1]).fetchone():
+                        raise PathNotFound(
+                            f"`{path}` is not in the store, or was collected just now",
+                            hint="add it again",
+                        )
+
+    def _is_stale(self, path: StorePath) -> bool:
+        row = self._execute(
+            "SELECT 1 FROM path, epoch WHERE hash = ? AND epoch = number AND used > ?",
+            (path.hash, int(time.time()) - _DAY),
+        )
+        return row.fetchone() is None
+
+    def _touch(self, conn: sqlite3.Connection, paths: Iterable[StorePath]) -> None:
+        now = int(time.time())
+        conn.executemany(
+            "UPDATE path SET used = max(used, ?), epoch = (SELECT number FROM epoch)"
+            " WHERE hash = ?",
+            [(now, path.hash) for path in paths],
+        )
 
     def _rows(self, statement: str, parameters: Iterable[object] = ()) -> Iterator[Any]:
         return read_rows(self._database, statement, parameters)
@@ -214,3 +268,35 @@ def decode_row(row: _Row) -> PathInfo:
             f"the path info of `{digits}-{name}` is damaged: {error}",
             hint="run `eka store verify` for all that is wrong",
         ) from error
+
+
+def seal(info: PathInfo) -> bytes:
+    """Ties a path to its node and NAR hash, which were compared when it was added.
+
+    A NAR follows from its node, and what is below the node has its digests. So as long as the seal
+    and the digests are right, the NAR hash is; nothing has to be rendered to verify a store.
+    """
+    fields = (info.path.base.encode(), encode_entry(info.node), info.nar_hash)
+    hasher = blake3(b"eka path 1\0%d\0" % info.nar_size)
+    for field in fields:
+        hasher.update(len(field).to_bytes(8, "little") + field)
+    return hasher.digest()
+
+
+def wrong_ca(info: PathInfo) -> str | None:
+    """What is wrong with a content address, if there is one and something is."""
+    if info.ca is None:
+        return None
+    self_reference = info.path in info.references
+    others = [path for path in info.references if path != info.path]
+    try:
+        address = ContentAddress.parse(info.ca)
+        expected = path_for_ca(info.path.name, address, others, self_reference)
+    except FormatError as error:
+        return str(error)
+    if expected != info.path:
+        return f"its content address {info.ca} belongs to {expected}"
+    stated = address.hash if address.method == "recursive" and not self_reference else None
+    if stated and stated.algo == "sha256" and stated.digest != info.nar_hash:
+        return f"its content address {info.ca} is not its NAR hash"
+    return None

@@ -4,7 +4,7 @@
 else uses. Any number of processes may have a store open at once; one Store may be used from
 several threads. Every start that looks up a path pays for this module's imports, so those that only
 adding, transferring or verifying need (half of the time) are made where they are used.
-Out of scope: deleting, caches, views.
+Out of scope: deleting (`gc.py`), caches, views.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from eka_runtime.castore.blobs import LocalBlobs
 from eka_runtime.castore.database import Database
+from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.directories import LocalDirectories
+from eka_runtime.castore.epochs import Hold
 from eka_runtime.castore.node import Node
-from eka_runtime.errors import InvalidStorePath, PathNotFound, StoreError
+from eka_runtime.errors import InvalidStorePath, PathNotFound, StoreAccessError, StoreError
 from eka_runtime.nix.hashes import NixHash
 from eka_runtime.nix.nar import Read, Write
 from eka_runtime.nix.path import ContentAddress, StorePath, check_name, path_for_ca
@@ -29,17 +30,19 @@ from eka_runtime.store import closure as graph
 from eka_runtime.store import contents
 from eka_runtime.store.layout import (
     Layout,
+    complete,
     default_store_dir,
     is_writable,
     open_layout,
-    share_lock,
 )
 from eka_runtime.store.pathinfo import SCHEMA, PathInfo, PathInfos
+from eka_runtime.store.roots import SCHEMA as ROOTS_SCHEMA
+from eka_runtime.store.roots import Roots
 
 if TYPE_CHECKING:
     from eka_runtime.castore.batch import Batch
     from eka_runtime.castore.ingest import Ingested
-    from eka_runtime.store.verify import Problem, Progress
+    from eka_runtime.store.verify import Problem, Progress, Verified
 
 __all__ = ["Store", "default_store_dir"]
 
@@ -49,36 +52,50 @@ Source = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 class Store:
     """Made by `open`, which is the constructor; a context manager."""
 
-    def __init__(self, layout: Layout, database: Database, resources: ExitStack) -> None:
+    def __init__(self, layout: Layout, database: Database, *, writable: bool) -> None:
         self.layout = layout
+        self.writable = writable
         self.database = database
-        self.blobs = LocalBlobs(layout.blobs, database)
+        self.hold = Hold(layout.epochs, database)
+        self.blobs = LocalBlobs(layout.blobs, layout.packs, database)
         self.directories = LocalDirectories(database)
         self.paths = PathInfos(database)
-        self._resources = resources
+        self.roots = Roots(database)
 
     @classmethod
     def open(cls, root: Path, *, create: bool = True) -> Store:
         """Opens for reading what the caller may only read.
 
         Raises StoreFormatError, StoreAccessError, StoreCorrupt, and StoreError when there is no
-        store and `create` is false. Waits while another process deletes from the store.
+        store and `create` is false. What is in the store stays readable until it is closed.
         """
         layout = open_layout(root, create=create)
-        with ExitStack() as resources:
-            writable = is_writable(layout)
-            if writable:
-                resources.callback(os.close, share_lock(layout))
-            database = Database(layout.database, SCHEMA, readonly=not writable)
-            resources.callback(database.close)
-            return cls(layout, database, resources.pop_all())
+        writable = is_writable(layout)
+        if writable:
+            complete(layout)
+        database = Database(layout.database, SCHEMA + ROOTS_SCHEMA, readonly=not writable)
+        try:
+            return cls(layout, database, writable=writable)
+        except BaseException:
+            database.close()
+            raise
 
     @property
     def root(self) -> Path:
         return self.layout.root
 
+    def require_writable(self) -> None:
+        """Raises StoreAccessError for a store that can only be read."""
+        if not self.writable:
+            raise StoreAccessError(
+                f"the store `{self.root}` can only be read by this user",
+                hint="use a store of your own (`--store DIR`), or ask its owner",
+            )
+
     def close(self) -> None:
-        self._resources.close()
+        self.blobs.close()
+        self.database.close()
+        self.hold.close()
 
     def __enter__(self) -> Store:
         return self
@@ -210,17 +227,17 @@ class Store:
 
     def verify(
         self, *, deep: bool, report: Callable[[Problem], None], progress: Progress | None = None
-    ) -> int:
-        """The number of problems; see `verify.py`."""
+    ) -> Verified:
+        """See `verify.py`."""
         from eka_runtime.store.verify import verify_store
 
-        return verify_store(self, deep=deep, report=report, progress=progress).problems
+        return verify_store(self, deep=deep, report=report, progress=progress)
 
-    def batch(self) -> Batch:
+    def batch(self, *, distrust: Iterable[B3Digest] = ()) -> Batch:
         """For content on its way in; ends in `commit`."""
         from eka_runtime.castore.batch import Batch
 
-        return Batch(self.database, self.blobs, self.layout.tmp)
+        return Batch(self.database, self.blobs, self.layout.tmp, distrust=distrust)
 
     def commit(self, batch: Batch, info: PathInfo) -> PathInfo:
         """Makes everything in the batch durable, and the path valid; returns what is recorded.
@@ -239,9 +256,10 @@ class Store:
 
         One transaction; each path may refer to those before it.
         """
+        from eka_runtime.castore.batch import sync_all
+
         entries, recorded, refusal = list(group), [], None
-        for batch, _ in entries:
-            batch.sync()
+        sync_all([batch for batch, _ in entries])
         with self.database.transaction() as conn:
             for batch, info in entries:
                 try:
@@ -251,10 +269,19 @@ class Store:
                     break
                 batch.flush(conn)
                 recorded.append(self.info(info.path))
+        for batch, _ in entries[: len(recorded)]:
+            batch.committed()
         for info in recorded:
             each(info)
         if refusal is not None:
             raise refusal
+
+    def commit_loose(self, batch: Batch) -> None:
+        """Makes contents durable and visible that no path needs yet; see `uploads.py`."""
+        batch.sync()
+        with self.database.transaction() as conn:
+            batch.flush(conn, loose=True)
+        batch.committed()
 
     def _commit_addressed(
         self, batch: Batch, name: str, address: ContentAddress, ingested: Ingested

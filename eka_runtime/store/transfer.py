@@ -8,11 +8,9 @@ stored when its NAR and its trailer are complete, and nothing of an incomplete o
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
@@ -22,6 +20,7 @@ from eka_runtime.castore.checkout import checkout
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.ingest import Ingested, ingest_nar
 from eka_runtime.castore.node import Node
+from eka_runtime.castore.removal import remove_tree
 from eka_runtime.castore.render import write_nar
 from eka_runtime.errors import StoreCorrupt, UsageError
 from eka_runtime.nix.export import ExportItem, read_export, write_export
@@ -127,7 +126,7 @@ def restore(store: Store, node: Node, dest: Path) -> None:
     except OSError as error:
         raise UsageError(f"cannot write `{dest}`: {error.strerror}") from error
     finally:
-        _discard(fresh)
+        remove_tree(fresh)
 
 
 class _Verified(NamedTuple):
@@ -141,23 +140,3 @@ class _Verified(NamedTuple):
     def open_read(self, digest: B3Digest) -> BinaryIO | None:
         self.blobs.verify(digest)
         return self.blobs.open_read(digest)
-
-
-def _discard(tree: Path) -> None:
-    """Of any depth, which `shutil.rmtree` cannot: directories are moved up before they are read."""
-    if not os.path.lexists(tree):
-        return
-    if not stat.S_ISDIR(os.lstat(tree).st_mode):
-        tree.unlink()
-        return
-    pending, moves = [os.fspath(tree)], count()
-    while pending:
-        directory = pending.pop()
-        with os.scandir(directory) as entries:
-            for entry in list(entries):
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(f"{tree}.{next(moves)}")
-                    os.rename(entry.path, pending[-1])
-                else:
-                    os.unlink(entry.path)
-        os.rmdir(directory)

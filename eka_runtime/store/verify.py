@@ -1,10 +1,15 @@
 """The check of a whole store: every row, every file, every reference, and on request every byte.
 
 Shallow: the database's own consistency, each path info and directory decodes and finds what it
-points at, each blob has a file of the right size, each content address gives the path it belongs
-to. Deep: also the contents of each blob hash to its digest, and each path's NAR, rendered anew, to
-its NAR hash; both in parallel. Constraint: nothing stops at the first problem, and nothing is
-changed. All rows are seen as of one moment, so other processes may add paths meanwhile.
+points at, each blob has its place and size, each content address gives the path it belongs to, and
+each path info has the seal it was added with. Deep: also the contents of each blob hash to its
+digest, on all cores, and so do the twins that checkouts show. NARs are not rendered again: they
+follow from the nodes, and the seal ties the NAR hash to the node it was compared with
+(`pathinfo.seal`).
+
+Constraint: nothing stops at the first problem, and nothing is changed. Other processes may add and
+collect meanwhile: a path comes in one transaction with all that it needs, and nothing that was
+alive when the store was opened is removed before it is closed.
 
 Files in blobs/ without a row are counted, not reported: a crash, or a process that is adding right
 now, leaves them, and they do no harm.
@@ -14,26 +19,23 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eka_runtime.castore.blobs import BlobRow
+from eka_runtime.castore.blobs import BlobFiles, BlobRow, decoded
 from eka_runtime.castore.digest import DIGEST_SIZE, B3Digest
 from eka_runtime.castore.directories import decode_verified
 from eka_runtime.castore.node import Directory, DirectoryNode, FileNode, Node
-from eka_runtime.errors import EkaError, FormatError
-from eka_runtime.nix.path import ContentAddress, path_for_ca
-from eka_runtime.store.pathinfo import SELECT, PathInfo, decode_row
-from eka_runtime.store.transfer import write_checked_nar
+from eka_runtime.castore.packs import pack_number
+from eka_runtime.castore.rehash import Wrong, rehash
+from eka_runtime.errors import CastoreError, EkaError
+from eka_runtime.store.pathinfo import SELECT_SEALED, decode_row, seal, wrong_ca
 
 if TYPE_CHECKING:
     from eka_runtime.store.store import Store
 
-# Work handed out ahead, per worker: enough to keep all busy, little to hold in memory.
-_AHEAD = 16
 _DANGLING = """
     SELECT coalesce(source.hash || '-' || source.name, edge.referrer), edge.reference
     FROM reference AS edge LEFT JOIN path AS source ON source.id = edge.referrer
@@ -42,12 +44,25 @@ _DANGLING = """
 """
 
 
+_BLOBS = "select digest, size, name, pack, start, stored from blob order by pack, start, name"
+_AT_ONCE = 500
+
+
 class Problem(NamedTuple):
-    """`kind` is one of database, path, reference, directory, blob, nar."""
+    """`kind` is one of database, path, reference, directory, blob, view."""
 
     kind: str
     subject: str
     detail: str
+
+
+class Lost(NamedTuple):
+    """Contents that are missing or damaged, by digest."""
+
+    blobs: frozenset[B3Digest]
+    directories: frozenset[B3Digest]
+    shown: frozenset[B3Digest] = frozenset()
+    """Blobs whose contents are right, but not what checkouts show of them."""
 
 
 class Verified(NamedTuple):
@@ -58,6 +73,7 @@ class Verified(NamedTuple):
     blobs: int
     orphans: int
     problems: int
+    lost: Lost
 
     def summary(self) -> str:
         parts = [counted(self.paths, "path"), counted(self.blobs, "blob")]
@@ -68,7 +84,6 @@ class Verified(NamedTuple):
 
 Report = Callable[[Problem], None]
 Progress = Callable[[int, int], None]
-T = TypeVar("T")
 
 
 def counted(number: int, noun: str) -> str:
@@ -80,44 +95,39 @@ def verify_store(
 ) -> Verified:
     """`progress` gets the blobs and paths hashed so far, and their bytes."""
     check = _Check(store, report, progress)
-    with check.snapshot():
-        check.database(deep)
-        check.read_blobs()
-        check.read_directories()
-        check.read_paths()
-    check.blob_files()
+    check.database(deep)
+    check.directories()
+    check.paths()
+    check.trees()
+    check.blobs(deep)
     if deep:
-        check.contents()
-        check.nars()
+        check.twins()
     return check.result()
 
 
 class _Check:
-    """One run: what was read so far, and how many problems were reported."""
+    """One run: what was seen so far, and how many problems were reported."""
 
     def __init__(self, store: Store, report: Report, progress: Progress | None) -> None:
         self._store = store
         self._report = report
         self._progress = progress
-        self._problems = 0
-        self._hashed = (0, 0)
-        self._blobs: dict[B3Digest, BlobRow] = {}
-        self._sizes: dict[B3Digest, int] = {}  # of directories
-        self._paths: list[PathInfo] = []
-        self._orphans = 0
+        self._problems = self._paths = self._blobs = self._orphans = 0
+        self._sizes: dict[bytes, int] = {}  # of directories
+        self._roots: set[B3Digest] = set()
+        self._below: dict[B3Digest, list[tuple[str, DirectoryNode]]] = {}
+        self._lacks: dict[B3Digest, list[str]] = {}
+        self._lost_blobs: set[B3Digest] = set()
+        self._lost_directories: set[B3Digest] = set()
+        self._shown: set[B3Digest] = set()
+        self._hashed = 0, 0
+        self._used: set[str | int] = set()  # blob files and packs that rows lead to
 
     def result(self) -> Verified:
-        counts = len(self._paths), len(self._sizes), len(self._blobs)
-        return Verified(*counts, self._orphans, self._problems)
-
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        connection = self._store.database.connection
-        connection.execute("begin")
-        try:
-            yield
-        finally:
-            connection.rollback()
+        counts = self._paths, len(self._sizes), self._blobs, self._orphans, self._problems
+        sets = (self._lost_blobs, self._lost_directories, self._shown)
+        lost = Lost(*map(frozenset, sets))
+        return Verified(*counts, lost)
 
     def database(self, deep: bool) -> None:
         for (message,) in self._rows(f"pragma {'integrity' if deep else 'quick'}_check"):
@@ -126,71 +136,129 @@ class _Check:
         for path, reference in self._rows(_DANGLING):
             self._problem("reference", path, f"refers to row {reference}, which is not there")
 
-    def read_blobs(self) -> None:
-        for digest, name, size in self._rows("select digest, name, size from blob"):
-            with self._attempt("blob", _hex(digest)):
-                self._blobs[B3Digest(digest)] = BlobRow(B3Digest(digest), name, size)
-
-    def read_directories(self) -> None:
-        """Twice: children can be checked when the sizes of all directories are known."""
-        statement = "select digest, data from directory"
-        for digest, data in self._rows(statement):
-            with self._attempt("directory", _hex(digest)):
-                self._sizes[B3Digest(digest)] = decode_verified(B3Digest(digest), data).size
-        for digest, data in self._rows(statement):
-            if digest in self._sizes:
-                for name, child in Directory.decode(data).entries:
-                    if lack := self._lack(child):
-                        subject = B3Digest(digest)
-                        self._problem("directory", subject, f"entry {os.fsdecode(name)}: {lack}")
-
-    def read_paths(self) -> None:
-        for row in self._rows(SELECT):
-            with self._attempt("path", f"{row[0]}-{row[1]}"):
-                info = decode_row(row)
-                self._paths.append(info)
-                if lack := self._lack(info.node) or _wrong_ca(info):
-                    self._problem("path", info.path, lack)
-
-    def blob_files(self) -> None:
-        sizes = self._file_sizes()
-        for digest, row in list(self._blobs.items()):
-            size = sizes.pop(row.name, None)
-            if size == row.size:
+    def directories(self) -> None:
+        """Each is decoded once; what they say of others is compared in `trees`."""
+        for digest, data in self._rows("select digest, data from directory where dead is null"):
+            try:
+                directory = decode_verified(B3Digest(digest), data)
+            except EkaError as error:
+                self._problem("directory", _hex(digest), error)
+                if len(digest) == DIGEST_SIZE:
+                    self._lost_directories.add(B3Digest(digest))
                 continue
-            detail = "is missing" if size is None else f"has {size} bytes, not {row.size}"
-            self._problem("blob", digest, f"{self._store.layout.blobs / row.name} {detail}")
-            # Hashing it would only say the same again.
-            del self._blobs[digest]
-        self._orphans = len(sizes)
+            self._sizes[digest] = directory.size
+            self._files_of(directory)
+            for name, child in directory.entries:
+                if isinstance(child, DirectoryNode):
+                    below = self._below.setdefault(directory.digest, [])
+                    below.append((os.fsdecode(name), child))
 
-    def contents(self) -> None:
-        def verify_row(row: BlobRow) -> int:
-            self._store.blobs.verify_row(row)
-            return row.size
+    def trees(self) -> None:
+        """What directories lack, if a path needs them: others may still be on their way in."""
+        pending, seen = list(self._roots), set(self._roots)
+        while pending:
+            parent = pending.pop()
+            for detail in self._lacks.get(parent, ()):
+                self._problem("directory", parent, detail)
+            for name, child in self._below.get(parent, ()):
+                if lack := self._lack(child):
+                    self._problem("directory", parent, f"entry {name}: {lack}")
+                if child.digest not in seen:
+                    seen.add(child.digest)
+                    pending.append(child.digest)
 
-        self._in_parallel("blob", verify_row, self._blobs.items())
+    def _files_of(self, directory: Directory) -> None:
+        files = [(name, node) for name, node in directory.entries if isinstance(node, FileNode)]
+        for first in range(0, len(files), _AT_ONCE):
+            some = files[first : first + _AT_ONCE]
+            known = self._blob_sizes([node.digest for _, node in some])
+            for name, node in some:
+                if lack := self._blob_lack(node, known):
+                    detail = f"entry {os.fsdecode(name)}: {lack}"
+                    self._lacks.setdefault(directory.digest, []).append(detail)
 
-    def nars(self) -> None:
-        def verify_nar(info: PathInfo) -> int:
-            write_checked_nar(self._store, info, None)
-            return info.nar_size
+    def _blob_sizes(self, digests: list[B3Digest]) -> dict[bytes, int]:
+        marks = ",".join("?" * len(digests))
+        statement = f"select digest, size from blob where digest in ({marks})"
+        return dict(self._rows(statement, digests))
 
-        self._in_parallel("nar", verify_nar, ((info.path, info) for info in self._paths))
+    def paths(self) -> None:
+        for sealed, *row in self._rows(SELECT_SEALED):
+            try:
+                info = decode_row(tuple(row))
+            except EkaError as error:
+                self._problem("path", f"{row[0]}-{row[1]}", error)
+                continue
+            self._paths += 1
+            if isinstance(info.node, DirectoryNode):
+                self._roots.add(info.node.digest)
+            if lack := self._lack(info.node) or wrong_ca(info):
+                self._problem("path", info.path, lack)
+            if sealed != seal(info):
+                self._problem("path", info.path, "its row is not what was verified once")
+
+    def blobs(self, deep: bool) -> None:
+        """Places and sizes of all; with `deep` also the contents of those that have them."""
+        files, packs = self._file_sizes(), self._pack_sizes()
+        rows = self._placed(files, packs)
+        if not deep:
+            for _ in rows:
+                pass
+        else:
+            for row, detail in self._rehash(self._store.blobs, rows):
+                self._problem("blob", row.digest, detail)
+                self._lost_blobs.add(row.digest)
+        self._orphans = len(files) + len(packs) - len(self._used)
+
+    def twins(self) -> None:
+        """The second inodes that checkouts show: their names are the digests of their contents."""
+        layout = self._store.layout
+        with BlobFiles(layout.twins, layout.packs) as files:
+            for row, detail in self._rehash(files, _twins(layout.twins)):
+                self._problem("view", row.digest, detail)
+                self._shown.add(row.digest)
+
+    def _rehash(self, files: BlobFiles, rows: Iterable[BlobRow]) -> Iterator[Wrong]:
+        for piece in rehash(files, rows):
+            yield from piece.wrong
+            count, size = self._hashed
+            self._hashed = count + piece.blobs, size + piece.size
+            if self._progress is not None:
+                self._progress(*self._hashed)
+
+    def _placed(self, files: dict[str, int], packs: dict[int, int]) -> Iterator[BlobRow]:
+        """Those that are where they should be, in the order in which they lie on disk."""
+        for raw in self._rows(_BLOBS):
+            try:
+                row = decoded(raw)
+            except EkaError as error:
+                self._problem("blob", _hex(raw[0]), error)
+                continue
+            self._blobs += 1
+            if (file := row.name or row.pack) in (files if row.name else packs):
+                self._used.add(file)
+            if lack := _misplaced(row, files, packs):
+                # Hashing it would only say the same again.
+                self._problem("blob", row.digest, f"{self._store.blobs.place(row)} {lack}")
+                self._lost_blobs.add(row.digest)
+            else:
+                yield row
 
     def _lack(self, node: Node) -> str | None:
         """What is wrong with the thing a node points at, as far as rows tell."""
         if isinstance(node, DirectoryNode):
             known = self._sizes.get(node.digest)
-            what = "directory"
-        elif isinstance(node, FileNode):
-            row = self._blobs.get(node.digest)
-            known, what = row and row.size, "blob"
-        else:
-            return None
-        if known is None:
-            return f"{what} {node.digest} is missing"
-        return None if known == node.size else f"{what} has size {known}, not {node.size}"
+            if known is None:
+                self._lost_directories.add(node.digest)
+            return _size_lack("directory", node, known)
+        if isinstance(node, FileNode):
+            return self._blob_lack(node, self._blob_sizes([node.digest]))
+        return None
+
+    def _blob_lack(self, node: FileNode, sizes: dict[bytes, int]) -> str | None:
+        if node.digest not in sizes:
+            self._lost_blobs.add(node.digest)
+        return _size_lack("blob", node, sizes.get(node.digest))
 
     def _file_sizes(self) -> dict[str, int]:
         """Of all regular files in blobs/, by name."""
@@ -203,35 +271,18 @@ class _Check:
                             sizes[f"{shard.name}/{entry.name}"] = entry.stat().st_size
         return sizes
 
-    def _in_parallel(
-        self, kind: str, work: Callable[[T], int], items: Iterable[tuple[object, T]]
-    ) -> None:
-        """`work` returns the bytes it has read. hashlib and blake3 leave the GIL to the others."""
-        workers = os.cpu_count() or 1
-        pending: deque[tuple[object, Future[int]]] = deque()
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                for subject, item in items:
-                    pending.append((subject, pool.submit(work, item)))
-                    if len(pending) > _AHEAD * workers:
-                        self._finish(kind, *pending.popleft())
-                while pending:
-                    self._finish(kind, *pending.popleft())
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    def _pack_sizes(self) -> dict[int, int]:
+        packs, sizes = self._store.layout.packs, {}
+        with self._attempt("blob", packs):
+            for entry in os.scandir(packs):
+                if entry.is_file(follow_symlinks=False) and (number := pack_number(entry.name)):
+                    sizes[number] = entry.stat().st_size
+        return sizes
 
-    def _finish(self, kind: str, subject: object, future: Future[int]) -> None:
-        with self._attempt(kind, subject):
-            size = future.result()
-            self._hashed = self._hashed[0] + 1, self._hashed[1] + size
-            if self._progress is not None:
-                self._progress(*self._hashed)
-
-    def _rows(self, statement: str) -> Iterator[Any]:
+    def _rows(self, statement: str, parameters: Sequence[object] = ()) -> Iterator[Any]:
         """Rows up to the one that cannot be read, which is a problem."""
         with self._attempt("database", self._store.layout.database):
-            for row in self._store.database.connection.execute(statement):  # noqa: UP028
+            for row in self._store.database.connection.execute(statement, parameters):  # noqa: UP028
                 yield row
 
     @contextmanager
@@ -249,23 +300,32 @@ class _Check:
         self._report(Problem(kind, str(subject), str(detail)))
 
 
+def _size_lack(what: str, node: DirectoryNode | FileNode, known: int | None) -> str | None:
+    if known is None:
+        return f"{what} {node.digest} is missing"
+    return None if known == node.size else f"{what} has size {known}, not {node.size}"
+
+
+def _twins(directory: Path) -> Iterator[BlobRow]:
+    for file in sorted(directory.glob("??/*-*")):
+        digits = file.name.partition("-")[0]
+        with suppress(ValueError, CastoreError):
+            digest = B3Digest(bytes.fromhex(digits))
+            yield BlobRow(digest, file.lstat().st_size, f"{file.parent.name}/{file.name}")
+
+
+def _misplaced(row: BlobRow, files: dict[str, int], packs: dict[int, int]) -> str | None:
+    if not row.name:
+        end = row.start + (row.size if row.stored is None else row.stored)
+        size = packs.get(row.pack)
+        if size is None:
+            return "is missing"
+        return None if end <= size else f"ends at {size}, not at {end}"
+    size = files.get(row.name)
+    if size is None:
+        return "is missing"
+    return None if size == row.size else f"has {size} bytes, not {row.size}"
+
+
 def _hex(digest: bytes) -> str:
     return str(B3Digest(digest)) if len(digest) == DIGEST_SIZE else f"0x{digest.hex()}"
-
-
-def _wrong_ca(info: PathInfo) -> str | None:
-    if info.ca is None:
-        return None
-    self_reference = info.path in info.references
-    others = [path for path in info.references if path != info.path]
-    try:
-        address = ContentAddress.parse(info.ca)
-        expected = path_for_ca(info.path.name, address, others, self_reference)
-    except FormatError as error:
-        return str(error)
-    if expected != info.path:
-        return f"its content address {info.ca} belongs to {expected}"
-    stated = address.hash if address.method == "recursive" and not self_reference else None
-    if stated and stated.algo == "sha256" and stated.digest != info.nar_hash:
-        return f"its content address {info.ca} is not its NAR hash"
-    return None

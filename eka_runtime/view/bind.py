@@ -7,21 +7,22 @@ tree of hard links to the store's blobs, so it takes directory entries and no fi
     STORE/view/bind/.new-<random>     one in the making; dropped when it loses a race
     STORE/view/twin/xx/…              second inodes of blobs that occur with both modes
 
-A checkout is renamed inside one directory because rename(2) of a read-only directory to another
-parent is refused to its owner (the ".." entry would change).
+A checkout has its name only when it is durable, so whatever has a name is complete also after a
+loss of power. It is renamed inside one directory because rename(2) of a read-only directory to
+another parent is refused to its owner (the ".." entry would change).
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from eka_runtime.castore.checkout import Linker, checkout
+from eka_runtime.castore.checkout import NEW_PREFIX, Linker, checkout
 from eka_runtime.castore.node import DirectoryNode, SymlinkNode
+from eka_runtime.castore.removal import remove_tree
 from eka_runtime.errors import StoreAccessError
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
@@ -43,34 +44,43 @@ class BindView(NamedTuple):
                 links.append(ViewLink(str(info.path), target))
             else:
                 directory = isinstance(info.node, DirectoryNode)
-                source = self.checked_out(info)
-                mounts.append(ViewMount(os.fspath(source), str(info.path), directory))
+                source = os.fspath(self._place(info))
+                mounts.append(ViewMount(source, str(info.path), directory))
+        self.check_out(info for info in ordered if not isinstance(info.node, SymlinkNode))
         return ViewPlan("bind", tuple(mounts), tuple(links))
 
-    def checked_out(self, info: PathInfo) -> Path:
-        """The checkout of a path, made now if it is not there. Safe beside other processes."""
+    def check_out(self, infos: Iterable[PathInfo]) -> None:
+        """Makes those checkouts that are not there. Safe beside other processes."""
+        missing = [info for info in infos if not os.path.lexists(self._place(info))]
+        if not missing:
+            return
         farm = self.store.layout.bind_view
-        done = farm / info.path.base
-        if os.path.lexists(done):
-            return done
-        fresh = farm / f".new-{os.urandom(8).hex()}"
+        fresh = {info: farm / f"{NEW_PREFIX}{os.urandom(8).hex()}" for info in missing}
         try:
             farm.mkdir(parents=True, exist_ok=True)
-            self._check_out(info, fresh)
-            _rename_once(fresh, done)
+            # All at once: however many they are, they wait for the disk only once.
+            self._make_all(fresh)
         except OSError as error:
+            names = ", ".join(str(info.path) for info in missing[:3])
             raise StoreAccessError(
-                f"cannot check out `{info.path}` into `{farm}`: {error.strerror}",
+                f"cannot check out {names} into `{farm}`: {error.strerror}",
                 hint="free some space, or give a store you can write with `--store DIR`",
             ) from error
         finally:
-            discard(fresh)
-        return done
+            for place in fresh.values():
+                remove_tree(place)
 
-    def _check_out(self, info: PathInfo, destination: Path) -> None:
+    def _place(self, info: PathInfo) -> Path:
+        return self.store.layout.bind_view / info.path.base
+
+    def _make_all(self, fresh: dict[PathInfo, Path]) -> None:
         store = self.store
-        linker = Linker(store.layout.twins)
-        checkout(info.node, destination, store.blobs, store.directories, link=linker)
+        with Linker(store.layout.twins) as linker:
+            for info, place in fresh.items():
+                checkout(info.node, place, store.blobs, store.directories, link=linker)
+            linker.settle()
+        for info, place in fresh.items():
+            _rename_once(place, self._place(info))
 
 
 def _rename_once(fresh: Path, done: Path) -> None:
@@ -83,13 +93,3 @@ def _rename_once(fresh: Path, done: Path) -> None:
         # Another process was first; its checkout has the same content by construction.
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
-
-
-def discard(tree: Path) -> None:
-    """Removes a checkout, whose directories are read-only; absent is fine."""
-    if tree.is_dir() and not tree.is_symlink():
-        for directory, _, _ in os.walk(tree):
-            os.chmod(directory, 0o700)
-        shutil.rmtree(tree)
-    elif os.path.lexists(tree):
-        tree.unlink()

@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import subprocess
+import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from eka_runtime.castore.batch import Batch
-from eka_runtime.castore.blobs import NAME_SIZE, LocalBlobs
+from eka_runtime.castore.blobs import LocalBlobs
 from eka_runtime.castore.database import Database
 from eka_runtime.castore.directories import LocalDirectories
 from eka_runtime.castore.ingest import Ingested, Source, ingest_nar, ingest_tree
 from eka_runtime.nix.nar import NarReader
 from tests.unit.nix.trees import Dir, File, Tree, in_pieces
 
+_ROOT = Path(__file__).parents[3]
 # Hundreds of small stores, each made durable, are kept from the disk where that is possible.
 _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
@@ -31,13 +35,16 @@ class Castore(NamedTuple):
 
     @classmethod
     @contextmanager
-    def open(cls, root: Path, *, name_size: int = NAME_SIZE) -> Iterator[Self]:
-        for name in ("blobs", "tmp"):
+    def open(cls, root: Path) -> Iterator[Self]:
+        for name in ("blobs", "packs", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
         database = Database(root / "db.sqlite")
         try:
-            blobs = LocalBlobs(root / "blobs", database, name_size=name_size)
-            yield cls(root, database, blobs, LocalDirectories(database))
+            blobs = LocalBlobs(root / "blobs", root / "packs", database)
+            try:
+                yield cls(root, database, blobs, LocalDirectories(database))
+            finally:
+                blobs.close()
         finally:
             database.close()
 
@@ -48,6 +55,7 @@ class Castore(NamedTuple):
         batch.sync()
         with self.database.transaction() as conn:
             batch.flush(conn)
+        batch.committed()
 
     def add(self, work: Callable[[Batch], Ingested]) -> Ingested:
         with self.batch() as batch:
@@ -65,9 +73,14 @@ class Castore(NamedTuple):
         """The blob files, by name."""
         return sorted(os.path.relpath(path, self.blobs.directory) for path in self._paths("blobs"))
 
+    def pack_sizes(self) -> dict[str, int]:
+        return {path.name: path.stat().st_size for path in self._paths("packs")}
+
     def check(self) -> None:
         for row in self.blobs.rows():
             self.blobs.verify_row(row)
+            if not row.name:
+                continue
             status = (self.blobs.directory / row.name).stat()
             assert status.st_mode & 0o7777 in (0o444, 0o555)
             assert status.st_mtime_ns == 10**9
@@ -103,6 +116,25 @@ def file_limit(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def python(script: str, *arguments: str | Path, prefix: tuple[str, ...] = ()) -> list[str | Path]:
+    """A command that runs a script; it has `sys`, and its arguments from `sys.argv[2]` on."""
+    code = "import sys\nsys.path.insert(0, sys.argv[1])\n" + textwrap.dedent(script)
+    return [*prefix, sys.executable, "-c", code, _ROOT, *arguments]
+
+
+@contextmanager
+def running(script: str, *arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python process that has printed "ready"; it ends when its stdin does, or is killed."""
+    command = python(script, *arguments)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == b"ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def naive_nar(tree: Tree) -> bytes:

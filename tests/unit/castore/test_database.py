@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eka_runtime.castore.database import Database
+from eka_runtime.castore.database import VERSION, Database
 from eka_runtime.errors import StoreAccessError, StoreCorrupt, StoreFormatError
 
 SCHEMA = ("create table more (number integer primary key)",)
@@ -40,7 +40,7 @@ def file(tmp_path: Path) -> Path:
 def test_it_has_its_own_tables_and_those_it_was_given(file: Path) -> None:
     database = Database(file, SCHEMA)
     tables = database.connection.execute("select name from sqlite_schema where type = 'table'")
-    assert {name for (name,) in tables} == {"blob", "directory", "more"}
+    assert {name for (name,) in tables} == {"blob", "directory", "moved", "epoch", "more"}
     modes = ("journal_mode", "synchronous", "foreign_keys")
     found = [database.connection.execute(f"pragma {mode}").fetchone()[0] for mode in modes]
     assert found == ["wal", 2, 1]
@@ -158,9 +158,9 @@ def test_a_missing_directory_is_named(file: Path) -> None:
 
 def test_a_newer_format_is_refused_and_untouched(file: Path) -> None:
     Database(file, SCHEMA).close()
-    _raw(file, "pragma user_version = 2")
+    _raw(file, f"pragma user_version = {VERSION + 1}")
     before = file.read_bytes()
-    with pytest.raises(StoreFormatError, match="version 2, this eka knows version 1") as caught:
+    with pytest.raises(StoreFormatError, match=f"this eka knows version {VERSION}") as caught:
         Database(file, SCHEMA)
     assert caught.value.hint
     assert file.read_bytes() == before

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eka_runtime.castore.blobs import PACKED_MAX
 from eka_runtime.castore.ingest import ingest_nar
-from eka_runtime.castore.intake import CHUNK, INLINE_MAX, LARGE
+from eka_runtime.castore.intake import CHUNK, LARGE
 from eka_runtime.castore.render import nar_of
 from eka_runtime.errors import NarError, StoreAccessError
 from eka_runtime.nix.nar import NarReader
@@ -38,7 +39,7 @@ def test_a_nar_is_the_tree_it_was_made_of(tree: Tree, piece: int) -> None:
 
 @pytest.mark.parametrize(
     "size",
-    [INLINE_MAX - 1, INLINE_MAX, LARGE - 1, LARGE, LARGE + 1, 30 * CHUNK + 9],
+    [PACKED_MAX - 1, PACKED_MAX, LARGE - 1, LARGE, LARGE + 1, 30 * CHUNK + 9],
 )
 @pytest.mark.parametrize("piece", [60_001, 1 << 21])
 def test_files_of_every_size(castore: Castore, size: int, piece: int) -> None:
@@ -61,14 +62,15 @@ def test_what_follows_stays_readable(castore: Castore) -> None:
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.5, 0.9, 0.999])
-def test_a_truncated_nar_leaves_nothing_but_unused_files(castore: Castore, keep: float) -> None:
-    tree = directory(a=File(b"small"), b=File(bytes(INLINE_MAX)), c=File(os.urandom(3 * LARGE)))
+def test_a_truncated_nar_leaves_nothing(castore: Castore, keep: float) -> None:
+    tree = directory(a=File(b"small"), b=File(bytes(PACKED_MAX)), c=File(os.urandom(3 * LARGE)))
     nar = naive_nar(tree)
     before = threading.active_count()
     with pytest.raises(NarError, match="input ends"):
         castore.add_nar(nar[: int(len(nar) * keep)])
     assert threading.active_count() == before
     assert list(castore.blobs.rows()) == []
+    assert castore.files() == []
     assert castore.add_nar(nar).nar_size == len(nar)
 
 

@@ -26,6 +26,7 @@ LAYERS = {
     "castore": 2,
     "store": 3,
     "cache": 3,
+    "rpc": 1,
     "oci": 4,
     "view": 4,
     "runtime": 5,

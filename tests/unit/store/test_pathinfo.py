@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.node import DirectoryNode, FileNode, Node, SymlinkNode
-from eka_runtime.errors import HashMismatch, StoreCorrupt, StoreError
+from eka_runtime.errors import HashMismatch, PathNotFound, StoreCorrupt, StoreError
 from eka_runtime.nix.path import StorePath
 from eka_runtime.store.pathinfo import PathInfo, read_rows
 from eka_runtime.store.store import Store
@@ -151,6 +152,111 @@ def test_a_damaged_row_is_named(damaged: Store, damage: str) -> None:
 
 def test_the_schema_refuses_nonsense(store: Store) -> None:
     for values in ("x'00', 1", "'text', 1", "zeroblob(32), 0"):
-        statement = f"INSERT INTO path VALUES (1, 'h', 'n', x'', {values}, NULL, NULL, 0)"
+        statement = (
+            "INSERT INTO path (hash, name, node, nar_hash, nar_size, registered, used, epoch)"
+            f" VALUES ('h', 'n', x'', {values}, 0, 0, 1)"
+        )
         with pytest.raises(sqlite3.IntegrityError):
             store.database.connection.execute(statement)
+
+
+def _used(store: Store) -> dict[str, tuple[int, int]]:
+    """Time and epoch of the last use, by hash."""
+    rows = store.database.connection.execute("SELECT hash, used, epoch FROM path")
+    return {digits: (used, epoch) for digits, used, epoch in rows}
+
+
+def _end_epoch(store: Store) -> None:
+    with store.database.transaction() as conn:
+        conn.execute("update epoch set number = number + 1")
+
+
+def _set_used(store: Store, seconds: int) -> None:
+    store.database.connection.execute("UPDATE path SET used = ?", (seconds,))
+
+
+def _now() -> int:
+    return int(time.time())
+
+
+def test_a_new_path_is_in_use(store: Store) -> None:
+    info = link_info("first")
+    _end_epoch(store)
+    before = _now()
+    insert(store, info)
+    used, epoch = _used(store)[info.path.hash]
+    assert before <= used <= _now()
+    assert epoch == 2
+
+
+def test_touch_after_the_end_of_an_epoch(store: Store) -> None:
+    first, second = link_info("first"), link_info("second")
+    insert(store, first, second)
+    past = _now() - 1000
+    _set_used(store, past)
+    _end_epoch(store)
+    store.paths.touch([first.path])
+    found = _used(store)
+    assert found[first.path.hash][0] > past
+    assert found[first.path.hash][1] == 2
+    assert found[second.path.hash] == (past, 1)
+
+
+def test_touch_after_more_than_a_day(store: Store) -> None:
+    info = link_info("first")
+    insert(store, info)
+    _set_used(store, _now() - 90_000)
+    store.paths.touch([info.path])
+    assert _used(store)[info.path.hash][0] > _now() - 1000
+
+
+def test_touch_writes_only_if_it_has_to(store: Store) -> None:
+    infos = [link_info(f"{number}") for number in range(5)]
+    insert(store, *infos)
+    changes = store.database.connection.total_changes
+    # With the lock of another writer it would have to wait.
+    with Store.open(store.root) as other, other.database.transaction():
+        store.paths.touch(info.path for info in infos)
+        store.paths.touch([])
+    assert store.database.connection.total_changes == changes
+
+
+def test_touch_never_sets_the_clock_back(store: Store) -> None:
+    info = link_info("first")
+    insert(store, info)
+    future = _now() + 100_000
+    _set_used(store, future)
+    _end_epoch(store)
+    store.paths.touch([info.path])
+    assert _used(store)[info.path.hash] == (future, 2)
+
+
+def test_touch_of_what_is_not_there(store: Store) -> None:
+    info = link_info("first")
+    insert(store, info)
+    _set_used(store, 5)
+    with pytest.raises(PathNotFound, match=OTHER.base) as caught:
+        store.paths.touch([info.path, OTHER])
+    assert caught.value.hint
+    assert _used(store) == {info.path.hash: (5, 1)}
+
+
+def test_inserting_again_is_a_use(store: Store) -> None:
+    info = link_info("first")
+    insert(store, info)
+    _set_used(store, 5)
+    _end_epoch(store)
+    insert(store, info)
+    used, epoch = _used(store)[info.path.hash]
+    assert used > 5
+    assert epoch == 2
+
+
+def test_an_id_is_never_used_again(store: Store) -> None:
+    seen = []
+    for number in range(3):
+        insert(store, link_info(f"{number}"))
+        (id,) = store.database.connection.execute("SELECT id FROM path").fetchone()
+        seen.append(id)
+        store.database.connection.execute("DELETE FROM path")
+    assert seen == sorted(set(seen))

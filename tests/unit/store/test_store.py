@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.node import DirectoryNode, FileNode, SymlinkNode
 from eka_runtime.errors import (
     CastoreError,
@@ -26,6 +27,7 @@ from eka_runtime.nix.path import StorePath, fixed_path, source_path
 from eka_runtime.store.pathinfo import read_rows
 from eka_runtime.store.store import Store
 from tests.stores import link_info
+from tests.unit.castore.harm import change, remove
 from tests.unit.nix.trees import Dir, File, Link, directory, to_disk, to_nar
 
 TREE = directory(
@@ -97,18 +99,29 @@ def test_a_bad_file_name_asks_for_another(store: Store) -> None:
 
 def test_adding_again_changes_nothing(store: Store, tree: Path) -> None:
     first = store.add_tree(tree)
-    blobs = sorted(store.layout.blobs.rglob("*"))
+    before = _contents(store)
     assert store.add_tree(tree) == first
     assert store.paths.count() == 1
-    assert sorted(store.layout.blobs.rglob("*")) == blobs
+    assert _contents(store) == before
+
+
+def _contents(store: Store) -> dict[Path, bytes]:
+    """Files and packs, as they are on disk."""
+    places = [*store.layout.blobs.rglob("*"), *store.layout.packs.iterdir()]
+    return {place: place.read_bytes() for place in places if place.is_file()}
 
 
 def test_equal_contents_are_kept_once(store: Store, tree: Path) -> None:
+    large = b"large" * 20_000
+    for place in (tree / "large", tree / "sub" / "large"):
+        place.write_bytes(large)
     store.add_tree(tree)
     store.add_tree(tree / "sub", name="part")
-    distinct = {b"", b"#!/bin/sh\n", b"same"}
-    files = [place for place in store.layout.blobs.rglob("*") if place.is_file()]
-    assert sorted(file.read_bytes() for file in files) == sorted(distinct)
+    distinct = {b"", b"#!/bin/sh\n", b"same", large}
+    assert {row.digest for row in store.blobs.rows()} == {B3Digest.of(data) for data in distinct}
+    pack, file = sorted(_contents(store).values(), key=len)
+    assert file == large
+    assert pack.count(b"same") == pack.count(b"#!/bin/sh\n") == 1
 
 
 def test_progress_counts_files_and_bytes(store: Store, tree: Path) -> None:
@@ -178,16 +191,14 @@ def test_write_file(store: Store, tree: Path) -> None:
             _read(store, f"{path}/{inside}")
 
 
-def test_write_file_notices_damage(damaged: Store) -> None:
+@pytest.mark.parametrize("inside", ["small", "sub/large"])
+def test_write_file_notices_damage(damaged: Store, inside: str) -> None:
     (info,) = damaged.paths.all()
-    _, node = damaged.resolve(f"{info.path}/small")
+    _, node = damaged.resolve(f"{info.path}/{inside}")
     assert isinstance(node, FileNode)
-    file = damaged.blobs.path(node.digest)
-    assert file is not None
-    file.chmod(0o644)
-    file.write_bytes(b"SMALL")
+    change(damaged.blobs, damaged.blobs.rows_of([node.digest])[node.digest])
     with pytest.raises(StoreCorrupt, match="has changed"):
-        _read(damaged, f"{info.path}/small")
+        _read(damaged, f"{info.path}/{inside}")
 
 
 def test_commit_is_all_or_nothing(store: Store) -> None:
@@ -200,11 +211,12 @@ def test_commit_is_all_or_nothing(store: Store) -> None:
     assert not store.blobs.has(digest)
 
 
-def test_adding_again_repairs_a_lost_blob(store: Store, tree: Path) -> None:
+def test_adding_again_repairs_a_lost_file(store: Store, tree: Path) -> None:
+    (tree / "large").write_bytes(b"large" * 20_000)
     store.add_tree(tree)
-    for file in store.layout.blobs.rglob("*"):
-        if file.is_file():
-            file.unlink()
+    for row in store.blobs.rows():
+        if row.name:
+            remove(store.blobs, row)
     store.add_tree(tree)
 
 
@@ -223,6 +235,28 @@ def test_a_write_that_fails_leaves_nothing(store: Store, tmp_path: Path) -> None
     with _file_size_limit(1 << 20), pytest.raises(StoreAccessError, match="cannot write"):
         store.add_tree(tmp_path / "big")
     assert store.paths.count() == 0
+    assert _contents(store) == {}
+
+
+def test_packed_contents_that_cannot_be_written_leave_nothing(store: Store, tmp_path: Path) -> None:
+    store.add_flat(_written(tmp_path / "first", b"first"))
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(100):
+        _written(many / f"{number}", os.urandom(50_000))
+    before = _contents(store)
+    with _file_size_limit(2 << 20), pytest.raises(StoreAccessError, match="cannot write"):
+        store.add_tree(many)
+    assert store.paths.count() == 1
+    assert _contents(store) == before
+    # The same process goes on as if nothing had been.
+    store.add_tree(many)
+    store.add_flat(_written(tmp_path / "last", b"last"))
+
+
+def _written(place: Path, data: bytes) -> Path:
+    place.write_bytes(data)
+    return place
 
 
 def test_a_full_database_changes_nothing(store: Store, tree: Path) -> None:

@@ -26,6 +26,7 @@ from eka_runtime.nix.path import StorePath
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
 from tests.stores import assert_clean, insert, link_info, race
+from tests.unit.castore.harm import change, remove
 from tests.unit.nix.trees import Dir, File, Link, Tree, directory, to_disk, to_nar
 
 A, B, C = (StorePath(letter * 32, letter) for letter in "abc")
@@ -217,12 +218,12 @@ def test_exports_fail_before_the_first_byte_if_they_can(store: Store) -> None:
     assert out.getvalue() == b""
 
 
-def test_an_export_of_damaged_contents_does_not_end_well(damaged: Store) -> None:
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_export_of_damaged_contents_does_not_end_well(damaged: Store, packed: bool) -> None:
     (info,) = damaged.paths.all()
-    for file in damaged.layout.blobs.rglob("*"):
-        if file.is_file() and file.read_bytes() == b"small":
-            file.chmod(0o644)
-            file.write_bytes(b"SMALL")
+    for row in damaged.blobs.rows():
+        if packed == (not row.name):
+            change(damaged.blobs, row)
     out = io.BytesIO()
     with pytest.raises(StoreCorrupt, match=info.path.base):
         damaged.export([info.path], out.write)
@@ -280,16 +281,13 @@ def test_restore_replaces_nothing(store: Store, tmp_path: Path, kind: str) -> No
 
 def test_a_failed_restore_leaves_nothing(damaged: Store, tmp_path: Path) -> None:
     (info,) = damaged.paths.all()
-    for file in damaged.layout.blobs.rglob("*"):
-        if file.is_file() and file.stat().st_size > 5:
-            file.unlink()
-        elif file.is_file():
-            file.chmod(0o644)
-            file.write_bytes(b"SMALL")
+    for row in damaged.blobs.rows():
+        damage = remove if row.name else change
+        damage(damaged.blobs, row)
     before = sorted(os.listdir(tmp_path))
-    for damage in ("", "/small", "/sub/large"):
+    for part in ("", "/small", "/sub/large"):
         with pytest.raises(StoreCorrupt):
-            damaged.restore(f"{info.path}{damage}", tmp_path / "out")
+            damaged.restore(f"{info.path}{part}", tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == before
     with pytest.raises(UsageError, match="cannot write"):
         damaged.restore(info.path, tmp_path / "absent" / "out")
@@ -313,7 +311,9 @@ def test_trees_deeper_than_any_stack_or_path(store: Store, tmp_path: Path) -> No
     pieces: list[bytes] = []
     store.write_file(f"{A}/{'d/' * (MAX_DEPTH - 1)}f", pieces.append)
     assert pieces == [b"x"]
-    (file,) = [place for place in store.layout.blobs.rglob("*") if place.is_file()]
+    # A pack that was read from stays open.
+    store.blobs.packs.close()
+    (file,) = store.layout.packs.iterdir()
     hidden = file.rename(tmp_path / "hidden")
     with pytest.raises(StoreCorrupt):
         store.restore(A, tmp_path / "out")

@@ -7,24 +7,27 @@ from pathlib import Path
 
 import pytest
 
+from eka_runtime.castore.blobs import BlobRow
 from eka_runtime.castore.node import Directory, DirectoryNode, FileNode, encode_entry
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
 from eka_runtime.store.verify import counted, verify_store
 from tests.stores import insert, link_info, problems
+from tests.unit.castore.harm import change, container, remove, shorten
+
+both = pytest.mark.parametrize("inside", ["small", "sub/large"], ids=["packed", "file"])
 
 
 def _info(store: Store) -> PathInfo:
     return next(info for info in store.paths.all() if info.path.name == "tree")
 
 
-def _file(store: Store, inside: str) -> Path:
+def _row(store: Store, inside: str) -> BlobRow:
     _, node = store.resolve(f"{_info(store).path}/{inside}")
     assert isinstance(node, FileNode)
-    place = store.blobs.path(node.digest)
-    assert place is not None
-    place.chmod(0o644)
-    return place
+    row = store.blobs.row(node.digest)
+    assert row is not None
+    return row
 
 
 def _execute(store: Store, statement: str, *parameters: object) -> None:
@@ -46,42 +49,73 @@ def test_a_sound_store_has_no_problems(store: Store, tmp_path: Path) -> None:
     found = verify_store(
         store, deep=True, report=lambda problem: None, progress=lambda *step: steps.append(step)
     )
-    assert found == (3, 0, 1, 0, 0)
+    assert found[:-1] == (3, 0, 1, 0, 0)
+    assert found.lost == (set(), set(), set())
     assert found.summary() == "3 paths, 1 blob: no problems"
-    sizes = sum(info.nar_size for info in store.paths.all())
-    assert steps[-1] == (4, sizes + len("contents"))
+    assert steps[-1] == (1, len("contents"))
 
 
-def test_changed_contents_are_found_by_the_deep_check(damaged: Store) -> None:
-    _file(damaged, "small").write_bytes(b"SMALL")
+@both
+def test_changed_contents_are_found_by_the_deep_check(damaged: Store, inside: str) -> None:
+    row = _row(damaged, inside)
+    change(damaged.blobs, row, at=3)
     assert problems(damaged, deep=False) == []
-    blob, nar = problems(damaged)
-    assert (blob.kind, nar.kind) == ("blob", "nar")
-    assert blob.subject in blob.detail
-    assert nar.subject == str(_info(damaged).path)
+    (blob,) = problems(damaged)
+    assert (blob.kind, blob.subject) == ("blob", str(row.digest))
+    assert damaged.blobs.place(row) in blob.detail
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_every_missing_or_short_file_is_named(damaged: Store, deep: bool) -> None:
-    large, small = _file(damaged, "sub/large"), _file(damaged, "small")
-    large.unlink()
-    small.write_bytes(b"sma")
+def test_every_missing_file_and_pack_is_named(damaged: Store, deep: bool) -> None:
+    rows = [_row(damaged, inside) for inside in ("small", "sub/large")]
+    for row in rows:
+        remove(damaged.blobs, row)
     found = problems(damaged, deep=deep)
-    assert [problem.kind for problem in found if problem.kind != "nar"] == ["blob", "blob"]
-    details = "\n".join(problem.detail for problem in found)
-    assert f"{large} is missing" in details
-    assert f"{small} has 3 bytes, not 5" in details
-    assert ("nar" in [problem.kind for problem in found]) == deep
+    assert [problem.kind for problem in found] == ["blob", "blob"]
+    assert {(problem.subject, problem.detail) for problem in found[:2]} == {
+        (str(row.digest), f"{damaged.blobs.place(row)} is missing") for row in rows
+    }
 
 
-def test_a_file_that_is_no_file(damaged: Store) -> None:
-    place = _file(damaged, "small")
-    place.unlink()
-    place.symlink_to("/etc/passwd")
-    assert "blob" in _kinds(damaged, deep=False)
+@pytest.mark.parametrize("deep", [False, True])
+def test_every_short_file_and_pack_is_named(damaged: Store, deep: bool) -> None:
+    small, large = _row(damaged, "small"), _row(damaged, "sub/large")
+    for row in (small, large):
+        shorten(damaged.blobs, row)
+    found = problems(damaged, deep=deep)
+    assert [problem.kind for problem in found] == ["blob", "blob"]
+    end = small.start + small.size
+    assert {problem.detail for problem in found[:2]} == {
+        f"{damaged.blobs.place(small)} ends at {end - 1}, not at {end}",
+        f"{damaged.blobs.place(large)} has 499999 bytes, not 500000",
+    }
+
+
+def test_a_row_beyond_the_end_of_its_pack(damaged: Store) -> None:
+    _execute(damaged, "UPDATE blob SET start = start + 1 WHERE pack IS NOT NULL")
+    (found,) = problems(damaged, deep=False)
+    assert found.kind == "blob"
+    assert "ends at 21, not at 22" in found.detail
+    _execute(damaged, "UPDATE blob SET start = 1 << 60 WHERE pack IS NOT NULL")
+    assert _kinds(damaged, deep=True) == ["blob"]
+
+
+def test_a_row_that_leads_to_the_contents_of_another(damaged: Store) -> None:
+    _execute(damaged, "UPDATE blob SET start = 3 WHERE pack IS NOT NULL")
+    assert _kinds(damaged, deep=False) == []
+    assert _kinds(damaged, deep=True) == ["blob"]
+
+
+@both
+def test_a_file_that_is_no_file(damaged: Store, inside: str) -> None:
+    row = _row(damaged, inside)
+    place = container(damaged.blobs, row)
+    remove(damaged.blobs, row)
+    place.symlink_to("/dev/null")
+    assert "blob" in _kinds(damaged, deep=True)
     place.unlink()
     place.mkdir()
-    assert "blob" in _kinds(damaged, deep=False)
+    assert "blob" in _kinds(damaged, deep=True)
 
 
 def test_files_without_a_row_are_no_problem(damaged: Store) -> None:
@@ -90,6 +124,16 @@ def test_files_without_a_row_are_no_problem(damaged: Store) -> None:
     found = verify_store(damaged, deep=True, report=lambda problem: None)
     assert (found.orphans, found.problems) == (1, 0)
     assert found.summary().endswith("1 unused file: no problems")
+    (damaged.layout.packs / "0123456789ab").write_bytes(b"eka-pack 1")
+    found = verify_store(damaged, deep=True, report=lambda problem: None)
+    assert (found.orphans, found.problems) == (2, 0)
+
+
+def test_what_is_marked_is_checked_like_everything_else(damaged: Store) -> None:
+    _execute(damaged, "UPDATE blob SET dead = 1")
+    _execute(damaged, "UPDATE directory SET dead = 1")
+    change(damaged.blobs, _row(damaged, "small"))
+    assert "blob" in _kinds(damaged, deep=True)
 
 
 def test_a_missing_blob_row(damaged: Store) -> None:
@@ -105,7 +149,7 @@ def test_a_missing_directory(damaged: Store) -> None:
     found = problems(damaged, deep=False)
     assert [problem.kind for problem in found] == ["path"]
     assert "directory" in found[0].detail
-    assert _kinds(damaged, deep=True) == ["path", "nar"]
+    assert _kinds(damaged, deep=True) == ["path"]
 
 
 def test_a_missing_subdirectory_is_named_by_its_parent(damaged: Store) -> None:
@@ -124,10 +168,15 @@ def test_a_changed_directory(damaged: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "values"), [("blob", "x'00', 'aa/b', 1"), ("directory", "x'00', x''")]
+    ("kind", "columns", "values"),
+    [
+        ("blob", "digest, name, size", "x'00', 'aa/b', 1"),
+        ("blob", "digest, pack, start, size", "x'00', 1, 16, 1"),
+        ("directory", "digest, data", "x'00', x''"),
+    ],
 )
-def test_a_digest_that_is_none(damaged: Store, kind: str, values: str) -> None:
-    _execute(damaged, f"INSERT INTO {kind} VALUES ({values})")
+def test_a_digest_that_is_none(damaged: Store, kind: str, columns: str, values: str) -> None:
+    _execute(damaged, f"INSERT INTO {kind} ({columns}) VALUES ({values})")
     assert [(one.kind, one.subject) for one in problems(damaged)] == [(kind, "0x00")]
 
 
@@ -136,9 +185,10 @@ def test_a_size_that_does_not_fit(damaged: Store) -> None:
     assert isinstance(info.node, DirectoryNode)
     wrong = DirectoryNode(info.node.digest, info.node.size + 1)
     _execute(damaged, "UPDATE path SET node = ?", encode_entry(wrong))
-    (found,) = problems(damaged, deep=False)
-    assert (found.kind, found.subject) == ("path", str(info.path))
-    assert f"has size {info.node.size}, not {info.node.size + 1}" in found.detail
+    found = problems(damaged, deep=False)
+    assert {(one.kind, one.subject) for one in found} == {("path", str(info.path))}
+    details = "\n".join(one.detail for one in found)
+    assert f"has size {info.node.size}, not {info.node.size + 1}" in details
 
 
 def test_a_damaged_path_info(damaged: Store) -> None:
@@ -162,10 +212,23 @@ def test_a_content_address_of_something_else(damaged: Store, ca: str, detail: st
     assert detail in found.detail
 
 
-def test_another_nar_hash(damaged: Store) -> None:
-    _execute(damaged, "UPDATE path SET nar_hash = zeroblob(32)")
-    assert _kinds(damaged, deep=False) == ["path"]
-    assert _kinds(damaged, deep=True) == ["path", "nar"]
+@pytest.mark.parametrize("ca", [True, False])
+@pytest.mark.parametrize("change", ["nar_hash = zeroblob(32)", "nar_size = nar_size + 8"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_another_nar_than_was_added(damaged: Store, change: str, ca: bool, deep: bool) -> None:
+    _execute(damaged, f"UPDATE path SET {change}" + ", ca = NULL" * (not ca))
+    found = problems(damaged, deep=deep)
+    assert {(one.kind, one.subject) for one in found} == {("path", str(_info(damaged).path))}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_another_node_than_was_added(damaged: Store, tmp_path: Path, deep: bool) -> None:
+    (tmp_path / "other").mkdir()
+    other = damaged.add_tree(tmp_path / "other").node
+    assert problems(damaged, deep=deep) == []
+    _execute(damaged, "UPDATE path SET node = ? WHERE name = 'tree'", encode_entry(other))
+    found = problems(damaged, deep=deep)
+    assert {(one.kind, one.subject) for one in found} == {("path", str(_info(damaged).path))}
 
 
 def test_a_reference_to_nothing(damaged: Store) -> None:
@@ -192,17 +255,25 @@ def test_a_database_whose_pages_are_damaged(tmp_path: Path) -> None:
 def test_problems_of_all_kinds_at_once(damaged: Store) -> None:
     first = link_info("first")
     insert(damaged, first, link_info("second", [first.path]))
-    _file(damaged, "small").write_bytes(b"SMALL")
-    _file(damaged, "sub/large").unlink()
+    change(damaged.blobs, _row(damaged, "small"))
+    remove(damaged.blobs, _row(damaged, "sub/large"))
     lonely = Directory.build([(b"x", FileNode(next(damaged.blobs.rows()).digest, 1))])
-    _execute(damaged, "INSERT INTO directory VALUES (?, ?)", lonely.digest, lonely.encode())
+    _execute(
+        damaged,
+        "INSERT INTO directory (digest, data) VALUES (?, ?)",
+        lonely.digest,
+        lonely.encode(),
+    )
     _execute(damaged, "UPDATE path SET ca = 'nonsense' WHERE name = 'tree'")
     _execute(damaged, "DELETE FROM path WHERE hash = ?", first.path.hash)
-    assert set(_kinds(damaged, deep=True)) == {"reference", "directory", "path", "blob", "nar"}
+    # Of a directory that no path needs, what is below may be on its way in.
+    assert set(_kinds(damaged, deep=True)) == {"reference", "path", "blob"}
+    _execute(damaged, "UPDATE path SET node = ? WHERE name = 'tree'", encode_entry(lonely.node))
+    assert set(_kinds(damaged, deep=True)) == {"reference", "directory", "path", "blob"}
 
 
 def test_verifying_changes_nothing(damaged: Store) -> None:
-    _file(damaged, "small").unlink()
+    remove(damaged.blobs, _row(damaged, "small"))
     before = damaged.database.connection.total_changes
     assert problems(damaged)
     assert not damaged.database.connection.in_transaction

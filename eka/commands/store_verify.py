@@ -1,0 +1,99 @@
+"""`eka store verify`: fsck for a store, and what to do about what it finds.
+
+stdout has one line, or one JSON object, per problem; the exit status says whether any is left.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from eka.context import Context
+
+if TYPE_CHECKING:
+    from eka_runtime.store.copying import Source
+    from eka_runtime.store.store import Store
+    from eka_runtime.store.verify import Lost, Problem, Verified
+
+
+@click.command()
+@click.option("--deep", is_flag=True, help="Also hash all contents again.")
+@click.option("--repair", is_flag=True, help="Get lost contents back from where they may be.")
+@click.pass_obj
+def verify(context: Context, deep: bool, repair: bool) -> None:
+    """Check every row, reference and file; exits with 25 if anything is wrong.
+
+    With --repair, what is lost is looked for in checkouts and in the far services in force, and the
+    status says whether anything is still wrong.
+    """
+    from eka_runtime.errors import StoreCorrupt
+    from eka_runtime.store.verify import counted
+
+    with context.open_store(create=False) as store:
+        if repair:
+            store.require_writable()
+            _repair(context, store, _check(context, store, deep, context.output.message))
+        result = _check(context, store, deep, context.output.data)
+        if result.problems:
+            raise StoreCorrupt(
+                f"{counted(result.problems, 'problem')} in the store `{store.root}`",
+                hint="add or import the damaged paths again"
+                if repair
+                else "run `eka store verify --deep --repair`, or add the damaged paths again",
+            )
+        context.output.message(result.summary())
+
+
+def _check(context: Context, store: Store, deep: bool, say: Callable[[str], object]) -> Verified:
+    def report(problem: Problem) -> None:
+        if context.json and say == context.output.data:
+            context.output.json(problem._asdict())
+        else:
+            say(f"{problem.kind} {problem.subject}: {problem.detail}")
+
+    with context.output.progress("verifying") as update:
+        return store.verify(deep=deep, report=report, progress=update)
+
+
+def _repair(context: Context, store: Store, result: Verified) -> None:
+    from eka.apart import run_apart
+    from eka_runtime.errors import EkaError
+
+    if not result.problems:
+        return
+    try:
+        # Worker processes cannot be made beside the threads that talk to services.
+        run_apart(lambda: _repair_apart(context, store.root, result.lost))
+    except EkaError as error:
+        context.output.warning(f"could not repair: {error}")
+
+
+def _repair_apart(context: Context, root: Path, lost: Lost) -> None:
+    from eka_runtime.store.repair import repair
+    from eka_runtime.store.store import Store
+    from eka_runtime.store.verify import counted
+
+    with Store.open(root) as store, _far(context) as places:
+        found = repair(store, lost, places)
+    total = len(lost.blobs) + len(lost.directories)
+    context.output.message(f"got back {found} of {counted(total, 'lost item')}")
+
+
+@contextmanager
+def _far(context: Context) -> Iterator[list[Source]]:
+    """The far services in force, if there are any."""
+    from eka_runtime.store.addresses import configured
+
+    addresses = configured(os.environ, context.settings().services)
+    if addresses is None or context.offline:
+        yield []
+        return
+    from eka_runtime.store.composition import open_services
+
+    with open_services(addresses) as services:
+        yield [services]

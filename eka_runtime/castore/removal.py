@@ -1,0 +1,34 @@
+"""Removing trees of any depth, also read-only ones, as checkouts are."""
+
+from __future__ import annotations
+
+import os
+import stat
+from itertools import count
+from pathlib import Path
+
+
+def remove_tree(tree: Path) -> None:
+    """Absent is fine. Raises OSError with part of the tree left.
+
+    `shutil.rmtree` recurses and wants paths below 4096 bytes: here directories are moved up, beside
+    the root, before they are read.
+    """
+    if not os.path.lexists(tree):
+        return
+    if not stat.S_ISDIR(os.lstat(tree).st_mode):
+        tree.unlink()
+        return
+    pending, moves = [os.fspath(tree)], count()
+    os.chmod(tree, 0o700)
+    while pending:
+        directory = pending.pop()
+        with os.scandir(directory) as entries:
+            for entry in list(entries):
+                if entry.is_dir(follow_symlinks=False):
+                    os.chmod(entry.path, 0o700)
+                    pending.append(f"{tree}.{next(moves)}")
+                    os.rename(entry.path, pending[-1])
+                else:
+                    os.unlink(entry.path)
+        os.rmdir(directory)
