@@ -12,25 +12,33 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eka_runtime.errors import ConfigError
+from eka_runtime.store.addresses import KEYS
 from eka_runtime.store.layout import default_store_dir
 
 _KEYS = {"store": "EKA_STORE", "shell": "EKA_SHELL", "runtime": "EKA_RUNTIME", "mode": "EKA_MODE"}
 
 
 class Settings(NamedTuple):
-    """`shell` is a static shell's path for /bin/sh; `runtime` and `mode` are None for "probe"."""
+    """`shell` is a static shell's path for /bin/sh; `runtime` and `mode` are None for "probe".
+
+    `services` is the table of that name; snix's variables come on top of it where it is used
+    (`eka_runtime.store.addresses`).
+    """
 
     store: Path
     shell: str | None
     runtime: str | None
     mode: str | None
     origin: Mapping[str, str]
+    services: Mapping[str, str]
 
 
 def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> Settings:
     """Raises ConfigError naming file and key; relative paths in eka.toml are refused."""
     file = config_dir(environ) / "eka.toml"
-    values = _from_file(file)
+    data = _from_file(file)
+    services = _checked_services(file, data.pop("services", {}))
+    values = {key: _checked(file, key, value) for key, value in data.items()}
     origin = dict.fromkeys(values, str(file))
     for key, variable in _KEYS.items():
         if environ.get(variable):
@@ -44,6 +52,7 @@ def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> S
         values.get("runtime"),
         values.get("mode"),
         origin,
+        services,
     )
 
 
@@ -64,26 +73,46 @@ def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
     return Path(environ.get("HOME") or Path.home()) / fallback
 
 
-def _from_file(file: Path) -> dict[str, str]:
+def _from_file(file: Path) -> dict[str, object]:
     import tomli
 
     try:
-        data = tomli.loads(file.read_text("utf-8"))
+        return tomli.loads(file.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read `{file}`: {error}") from error
     except tomli.TOMLDecodeError as error:
         raise ConfigError(f"`{file}` is not valid TOML: {error}") from error
-    return {key: _checked(file, key, value) for key, value in data.items()}
 
 
 def _checked(file: Path, key: str, value: object) -> str:
     if key not in _KEYS:
-        known = ", ".join(f"`{name}`" for name in _KEYS)
+        known = ", ".join(f"`{name}`" for name in (*_KEYS, "services"))
         raise ConfigError(f"unknown key `{key}` in `{file}`", hint=f"use one of {known}")
     if not isinstance(value, str) or not value:
         raise ConfigError(f"`{key}` in `{file}` must be a non-empty string")
     if key in ("store", "shell") and not value.startswith("/"):
         raise ConfigError(f"`{key}` in `{file}` must be an absolute path: {value}")
     return value
+
+
+def _checked_services(file: Path, table: object) -> dict[str, str]:
+    if not isinstance(table, dict):
+        raise ConfigError(f"`services` in `{file}` must be a table")
+    for key, value in table.items():
+        if key not in KEYS:
+            known = ", ".join(f"`{name}`" for name in KEYS)
+            raise ConfigError(
+                f"unknown key `services.{key}` in `{file}`", hint=f"use one of {known}"
+            )
+        if not isinstance(value, str) or not value:
+            raise ConfigError(f"`services.{key}` in `{file}` must be a non-empty string")
+    if "composition" in table and len(table) > 1:
+        raise ConfigError(
+            f"`services` in `{file}` has a `composition` and addresses beside it",
+            hint="a composition names all services: remove one or the other",
+        )
+    if not table.get("composition", "/").startswith("/"):
+        raise ConfigError(f"`services.composition` in `{file}` must be an absolute path")
+    return table

@@ -9,12 +9,14 @@ The start itself is `eka.warm.start`: one path for cold and warm.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from eka import warm
 from eka.config import Settings, cache_dir, config_dir, load_settings
+from eka.fetching import Reach
 from eka.output import Output
 from eka.prepare import Prepared, prepare
 from eka.record import Dependencies, write_record
@@ -25,29 +27,48 @@ from eka_runtime.oci.explain import Reason, objects, table
 from eka_runtime.runtime.enter import Refused
 from eka_runtime.runtime.launch import Plan, default_state_directory, plan
 from eka_runtime.runtime.probe import Host, probe
+from eka_runtime.store.roots import bundle_root
 from eka_runtime.store.store import Store
 
 T = TypeVar("T")
 
 
 class Ready(NamedTuple):
-    """A run that only lacks the caller's own arguments."""
+    """A run that only lacks the caller's own arguments. The store is open until it starts."""
 
     prepared: Prepared
     settings: Settings
     host: Host
+    store: Store
 
     @property
     def bundle(self) -> Bundle:
         return self.prepared.bundle
 
     def bundle_dir(self) -> Path:
-        """The bundle on disk, written now unless an equal one is there."""
+        """The bundle on disk, written now unless an equal one is there.
+
+        While this process lives, no collection removes it or what it needs from the store.
+        """
+        while True:
+            place = self._written()
+            try:
+                descriptor = warm.hold(os.fsencode(place))
+            except OSError:
+                # A collection is removing it right now; it is renamed before anything else.
+                continue
+            if place.exists() and os.path.samestat(os.fstat(descriptor), os.stat(place)):
+                return place
+            os.close(descriptor)
+
+    def _written(self) -> Path:
         name = self.bundle.digest().partition("-")[2].translate(_IN_FILE_NAMES)
         place = cache_dir(os.environ) / "bundle" / name
         if not (place / "config.json").exists():
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_once(self.bundle, place)
+        if self.store.writable:
+            self.store.roots.add(bundle_root(place, self.prepared.closure, running=True))
         return place
 
     def plan(self) -> Plan:
@@ -59,6 +80,7 @@ class Ready(NamedTuple):
         process = self.bundle.spec.process
         passed = self.bundle.passed
         return {
+            "bundle": os.fsencode(self.bundle_dir()),
             "plan": self.plan(),
             "args": [os.fsencode(word) for word in (process and process.args) or ()],
             "env": [os.fsencode(text) for text in (process and process.env) or ()],
@@ -70,8 +92,10 @@ class Ready(NamedTuple):
         """Takes over the process; the caller ends it with the status."""
         for note in self.prepared.grants.notes:
             output.warning(note)
+        launch = self.launch()
+        self.store.close()
         try:
-            return warm.start(self.launch(), [os.fsencode(word) for word in arguments])
+            return warm.start(launch, [os.fsencode(word) for word in arguments])
         except Refused as error:
             raise HostError(
                 f"the host refused a namespace it allowed before: {error}",
@@ -85,16 +109,25 @@ HYBRID_CONTROLLERS = b"/sys/fs/cgroup/unified/cgroup.controllers"
 _IN_FILE_NAMES = str.maketrans("+/", "-_", "=")
 
 
+@contextmanager
 def get_ready(
-    ask: Callable[[Store], tuple[Wanted, T]], store_dir: Path | None, output: Output
-) -> tuple[Ready, T]:
-    """Opens the store only as long as it takes. `ask` says what is wanted, given the store."""
+    ask: Callable[[Reach], tuple[Wanted, T]],
+    store_dir: Path | None,
+    output: Output,
+    *,
+    offline: bool = False,
+) -> Iterator[tuple[Ready, T]]:
+    """`ask` says what is wanted, given the store, which is closed at the start or at the end.
+
+    What the store lacks is fetched from the far services in force, unless `offline`.
+    """
     settings = load_settings(os.environ, store=store_dir)
     host = probe(environ=_for_probe(settings))
     with Store.open(settings.store) as store:
-        wanted, more = ask(store)
-        prepared = prepare(wanted, settings, store, root_inside(host))
-    return Ready(prepared, settings, host), more
+        reach = Reach(store, settings.services, output, offline=offline)
+        wanted, more = ask(reach)
+        prepared = prepare(wanted, settings, reach, root_inside(host))
+        yield Ready(prepared, settings, host, store), more
 
 
 def _for_probe(settings: Settings) -> dict[str, str]:

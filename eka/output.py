@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -106,7 +106,7 @@ def human_size(size: int) -> str:
     return f"{size / (1 << 10 * power):.1f} {' KMGT'[power]}iB"
 
 
-def table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> list[str]:
+def table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> list[str]:
     """Lines of a plain table, columns padded to their widest cell, the last one left ragged."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     return [

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from eka.fetching import Reach
 from eka_runtime.errors import PathNotFound, UsageError
 from eka_runtime.nix.path import STORE_DIR, StorePath
 from eka_runtime.store.pathinfo import PathInfo
-from eka_runtime.store.store import Store
 
 
 class PackageRef(NamedTuple):
@@ -24,14 +24,16 @@ class PackageRef(NamedTuple):
     base: Path
 
 
-def resolve_packages(refs: Iterable[PackageRef], store: Store) -> list[tuple[PathInfo, PackageRef]]:
-    """In the order given, each once. Raises PathNotFound, UsageError or InvalidStorePath."""
-    found: dict[StorePath, tuple[PathInfo, PackageRef]] = {}
+def resolve_packages(refs: Iterable[PackageRef], reach: Reach) -> list[tuple[PathInfo, PackageRef]]:
+    """In the order given, each once; those that are not in the store are fetched.
+
+    Raises PathNotFound, UsageError or InvalidStorePath, and what fetching raises.
+    """
+    wanted: dict[StorePath, PackageRef] = {}
     for ref in refs:
-        path = resolve_package(ref)
-        if path not in found:
-            found[path] = (_valid(store, path, ref), ref)
-    return list(found.values())
+        wanted.setdefault(resolve_package(ref), ref)
+    reach.fetch(wanted)
+    return [(_valid(reach, path, ref), ref) for path, ref in wanted.items()]
 
 
 def resolve_package(ref: PackageRef) -> StorePath:
@@ -62,8 +64,8 @@ def links_of(ref: PackageRef) -> list[str]:
     return links
 
 
-def _valid(store: Store, path: StorePath, ref: PackageRef) -> PathInfo:
+def _valid(reach: Reach, path: StorePath, ref: PackageRef) -> PathInfo:
     try:
-        return store.info(path)
+        return reach.info(path)
     except PathNotFound as error:
         raise PathNotFound(f"{error} (asked for by {ref.origin})", hint=error.hint) from error

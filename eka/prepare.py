@@ -15,17 +15,17 @@ from typing import NamedTuple
 
 from eka import warm
 from eka.config import Settings, cache_dir, config_dir
+from eka.fetching import Reach
 from eka.packages import links_of, resolve_packages
 from eka.program import Programs
 from eka.shell import find_shell, require_shell
 from eka.version import __version__
 from eka.wanted import SH, Wanted
 from eka_runtime.errors import CwdError
-from eka_runtime.nix.path import STORE_DIR
+from eka_runtime.nix.path import STORE_DIR, StorePath
 from eka_runtime.oci.bundle import Bundle, BundleRequest, Caller, Process, compile_bundle
 from eka_runtime.oci.grants import Grants, resolve_grants
 from eka_runtime.oci.profile import load_profile
-from eka_runtime.store.store import Store
 from eka_runtime.view.bind import BindView
 
 
@@ -33,16 +33,20 @@ class Prepared(NamedTuple):
     """A compiled bundle, and what it was made from that may change behind its back."""
 
     bundle: Bundle
+    closure: tuple[StorePath, ...]
     grants: Grants
     view_sources: tuple[str, ...]
     host_files: tuple[str, ...]
     links: tuple[str, ...]
 
 
-def prepare(wanted: Wanted, settings: Settings, store: Store, root_inside: bool) -> Prepared:
-    """Raises what resolving, finding and granting raise; the store gains checkouts only."""
+def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool) -> Prepared:
+    """Raises what resolving, finding and granting raise.
+
+    The store gains checkouts, and the packages that it lacked and far services had.
+    """
     cwd = working_directory()
-    programs, packages = _programs(wanted, store)
+    programs, packages = _programs(wanted, reach)
     shell = find_shell(programs, settings)
     caller = current_caller()
     profile = load_profile(wanted.profile)
@@ -62,6 +66,9 @@ def prepare(wanted: Wanted, settings: Settings, store: Store, root_inside: bool)
     words = _words(wanted, programs)
     if words[:1] == (SH,):
         require_shell(shell)
+    store = reach.store
+    if store.writable:
+        store.paths.touch(info.path for info in programs.closure.values())
     view = BindView(store).plan(list(programs.closure.values()))
     request = BundleRequest(
         profile=profile,
@@ -80,6 +87,7 @@ def prepare(wanted: Wanted, settings: Settings, store: Store, root_inside: bool)
     )
     return Prepared(
         _compile(request, wanted, words),
+        request.closure,
         grants,
         tuple(mount.source for mount in view.mounts),
         (*profile.host_paths(), *([shell.host] if shell.host else [])),
@@ -136,9 +144,10 @@ def current_caller() -> Caller:
     return Caller(uid, gid, user, group, os.path.normpath(home))
 
 
-def _programs(wanted: Wanted, store: Store) -> tuple[Programs, dict[str, str]]:
+def _programs(wanted: Wanted, reach: Reach) -> tuple[Programs, dict[str, str]]:
     """The packages with their closure, and who asked for each package."""
-    stated = resolve_packages(wanted.packages, store)
+    stated = resolve_packages(wanted.packages, reach)
+    store = reach.store
     asked = {str(info.path): ref.origin for info, ref in stated}
     for info in (*wanted.roots, *([wanted.main] if wanted.main else [])):
         asked.setdefault(str(info.path), "target" if info is wanted.main else "found in the file")

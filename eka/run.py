@@ -54,18 +54,23 @@ def run_file(
     """`words` are the flags as typed: a launch record is found again by them."""
     fingerprint = _fingerprint(file)
     store_dir = Path(flags.store) if flags.store else None
-    ready, stated = get_ready(lambda store: from_file(file, flags, store), store_dir, output)
-    if stated.locked:
-        raise LockError(f"`{file}.lock` cannot be checked: this version of eka knows no locks yet")
-    if stated.explain:
-        return explain(ready.bundle.reasons, ready.prepared.grants.notes, output)
-    if stated.require_sandbox:
-        require_full_sandbox(ready.host)
-    if stated.keep:
-        output.message(f"bundle: {ready.bundle_dir()}")
-    elif not flags.directory:
-        record_launch(words, file, fingerprint, ready)
-    return ready.start(arguments, output)
+    with get_ready(
+        lambda reach: from_file(file, flags, reach), store_dir, output, offline=flags.offline
+    ) as found:
+        ready, stated = found
+        if stated.locked:
+            raise LockError(
+                f"`{file}.lock` cannot be checked: this version of eka knows no locks yet"
+            )
+        if stated.explain:
+            return explain(ready.bundle.reasons, ready.prepared.grants.notes, output)
+        if stated.require_sandbox:
+            require_full_sandbox(ready.host)
+        if stated.keep:
+            output.message(f"bundle: {ready.bundle_dir()}")
+        elif not flags.directory:
+            record_launch(words, file, fingerprint, ready)
+        return ready.start(arguments, output)
 
 
 def apply_output(flags: Flags, output: Output) -> None:

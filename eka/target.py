@@ -12,33 +12,33 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from eka.fetching import Reach
 from eka.packages import PackageRef, links_of, resolve_package
 from eka.script.flags import Flags
 from eka.wanted import Program, Wanted, from_file, from_flags
 from eka_runtime.errors import UsageError
 from eka_runtime.nix.path import STORE_DIR, split
-from eka_runtime.store.store import Store
 
 
-def from_target(target: str, flags: Flags, store: Store, arguments: tuple[str, ...] = ()) -> Wanted:
+def from_target(target: str, flags: Flags, reach: Reach, arguments: tuple[str, ...] = ()) -> Wanted:
     """Raises UsageError for what is none of these, PathNotFound, InvalidStorePath.
 
     `arguments` become part of the bundle; those of a start are better added then.
     """
-    return _from_target(target, flags, store)._replace(arguments=arguments)
+    return _from_target(target, flags, reach)._replace(arguments=arguments)
 
 
-def _from_target(target: str, flags: Flags, store: Store) -> Wanted:
+def _from_target(target: str, flags: Flags, reach: Reach) -> Wanted:
     if target.startswith(STORE_DIR + "/"):
-        return _from_store_path(target, flags, store)
+        return _from_store_path(target, flags, reach)
     ref = PackageRef(target, "target", Path.cwd())
     links = links_of(ref)
     if links and os.readlink(links[-1]).startswith(STORE_DIR + "/"):
-        return _from_store_path(str(resolve_package(ref)), flags, store)
+        return _from_store_path(str(resolve_package(ref)), flags, reach)
     if "/" not in target and flags.packages:
         return from_flags(flags)._replace(program=Program((target,), "target"))
     if os.path.lexists(target):
-        return from_file(target, flags, store)[0]
+        return from_file(target, flags, reach)[0]
     if "::" in target or "#" in target:
         resolve_package(ref)
     raise UsageError(
@@ -47,9 +47,9 @@ def _from_target(target: str, flags: Flags, store: Store) -> Wanted:
     )
 
 
-def _from_store_path(target: str, flags: Flags, store: Store) -> Wanted:
+def _from_store_path(target: str, flags: Flags, reach: Reach) -> Wanted:
     path, inside = split(target)
-    info = store.info(path)
+    info = reach.info(path)
     wanted = from_flags(flags)
     if inside:
         return wanted._replace(roots=(info,), program=Program((target,), "target"))

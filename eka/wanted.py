@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from eka.fetching import Reach
 from eka.packages import PackageRef
 from eka.script.flags import Flags
 from eka.script.header import Header, parse_header, read_head
@@ -67,10 +68,10 @@ def from_flags(flags: Flags, directory: Path | None = None, profile: str = "run"
     )
 
 
-def from_file(file: str, command_line: Flags, store: Store) -> tuple[Wanted, Flags]:
+def from_file(file: str, command_line: Flags, reach: Reach) -> tuple[Wanted, Flags]:
     """A script or binary with its header; also the flags in force, header included.
 
-    Raises UsageError, HeaderError, PathNotFound for a mentioned path that the store lacks.
+    Raises UsageError, HeaderError, PathNotFound for a mentioned path that is nowhere.
     """
     _refuse_pipe(file)
     head = read_head(file)
@@ -79,7 +80,7 @@ def from_file(file: str, command_line: Flags, store: Store) -> tuple[Wanted, Fla
     wanted = from_flags(flags, Path(os.path.realpath(file)).parent)
     wanted = wanted._replace(script=Path(file), program=_program(file, head, flags))
     if not states_packages(header, flags):
-        wanted = wanted._replace(roots=mentioned(file, store))
+        wanted = wanted._replace(roots=mentioned(file, reach))
     return wanted, flags
 
 
@@ -95,20 +96,27 @@ def states_packages(header: Header, flags: Flags) -> bool:
     return stated or bool(flags.packages)
 
 
-def mentioned(file: str, store: Store) -> tuple[PathInfo, ...]:
+def mentioned(file: str, reach: Reach) -> tuple[PathInfo, ...]:
     """The store paths whose text occurs in a file. Raises PathNotFound for one that is not there.
 
-    A binary may mention what it never needs, so there only its ELF interpreter must be present.
+    What the store lacks is fetched where far services have it. A binary may mention what it never
+    needs, so there only its ELF interpreter must be present.
     """
     with open(file, "rb") as stream:
-        found = resolve(scan(stream.read), lambda digits: _by_hash(store, digits))
+        candidates = scan(stream.read)
+    found = resolve(candidates, lambda digits: _by_hash(reach.store, digits))
     if found.missing:
+        reach.fetch_mentioned(found.missing, required=bool(_needed(file, found.missing)))
+        found = resolve(candidates, lambda digits: _by_hash(reach.store, digits))
+    if needed := _needed(file, found.missing):
         with open(file, "rb") as stream:
-            binary = is_elf(file)
-            needed = [item for item in found.missing if not binary or _is_loader(file, item)]
-            if needed:
-                raise _not_there(stream, file, needed[0])
-    return tuple(store.info(path) for path in found.paths)
+            raise _not_there(stream, file, needed[0])
+    return tuple(reach.store.info(path) for path in found.paths)
+
+
+def _needed(file: str, missing: tuple[Candidate, ...]) -> list[Candidate]:
+    binary = bool(missing) and is_elf(file)
+    return [item for item in missing if not binary or _is_loader(file, item)]
 
 
 def _by_hash(store: Store, digits: str) -> StorePath | None:

@@ -6,7 +6,7 @@ bundle. Whatever is missing, changed or merely odd sends the whole command line 
 starts from nothing; so a record can only ever be unused, not wrong.
 
 CONSTRAINT: this runs before `site`, in an interpreter started with -ISE. It imports nothing beyond
-what that has loaded already, `marshal`, `_blake2` and `eka_runtime.runtime.enter`
+what that has loaded already, `marshal`, `_blake2`, `fcntl` and `eka_runtime.runtime.enter`
 (tests/unit/eka/test_warm_imports.py pins the set): `os` costs 2 ms; json, re, typing, pathlib and
 subprocess as much each as the container runtime. No database is opened and nothing is parsed.
 
@@ -19,6 +19,7 @@ Out of scope: deciding anything. Records are written by `eka.record`.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import fcntl
 import marshal
 import posix
 import sys
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     Record = dict[str, Any]
 
-FORMAT = b"eka launch record 1"
+FORMAT = b"eka launch record 2"
 WHOLE_CONTENT = 1 << 20
 """Scripts up to this size are compared by content, larger files by inode, size and times."""
 
@@ -100,9 +101,21 @@ def load(flags: list[bytes], file: bytes) -> Record | None:
     """The valid record of this start, or None."""
     try:
         record: Record = marshal.loads(_read_own(record_file(flags, file)))
+        # First of all: what is found to be there has to stay there while the program runs.
+        hold(record["bundle"])
         return record if still_true(record, file) else None
     except (OSError, ValueError, EOFError, TypeError, KeyError):
         return None
+
+
+def hold(bundle: bytes) -> int:
+    """Keeps a cached bundle and its closure from being collected until this process ends.
+
+    Raises OSError when it is gone, or is being removed.
+    """
+    descriptor = posix.open(bundle, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return descriptor
 
 
 def _read_own(file: bytes) -> bytes:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -25,8 +26,7 @@ def install(venv: Path) -> Path:
     subprocess.run([base, "-m", "venv", "--without-pip", venv], check=True, capture_output=True)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site = venv / "lib" / version / "site-packages"
-    for name in dependencies("eka"):
-        _copy_distribution(name, site)
+    copy_distributions(dependencies("eka"), site)
     _unpack(build_wheel(venv / "wheel"), site, venv / "bin")
     subprocess.run([venv / "bin" / "python3", "-m", "compileall", "-q", site], check=True)
     subprocess.run(["chmod", "-R", "a+rX", venv], check=True)
@@ -58,6 +58,12 @@ def _present(name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
+
+
+def copy_distributions(names: Iterable[str], site: Path) -> None:
+    """Installs them from the running environment; `site` works as a PYTHONPATH, too."""
+    for name in names:
+        _copy_distribution(name, site)
 
 
 def _copy_distribution(name: str, site: Path) -> None:

@@ -26,13 +26,19 @@ def command(
     from eka.launching import get_ready
     from eka.target import from_target
     from eka_runtime.oci.bundle import write_bundle
+    from eka_runtime.store.roots import bundle_root
 
-    ready, _ = get_ready(
-        lambda store: (from_target(target, asked.flags(), store, arguments), None),
+    with get_ready(
+        lambda reach: (from_target(target, asked.flags(), reach, arguments), None),
         context.store_dir,
         context.output,
-    )
-    write_bundle(ready.bundle, output)
+        offline=context.offline,
+    ) as (ready, _):
+        write_bundle(ready.bundle, output)
+        if ready.store.writable:
+            # What it refers to stays in the store for as long as it is there.
+            closure = ready.prepared.closure
+            ready.store.roots.add(bundle_root(output, closure, running=False))
     for note in ready.prepared.grants.notes:
         context.output.warning(note)
     if context.json:

@@ -23,9 +23,10 @@ def command(context: Context, asked: Asked, target: str) -> None:
     if (Path(target) / "config.json").exists():
         explain(load_reasons(Path(target)), (), context.output)
         return
-    ready, _ = get_ready(
-        lambda store: (from_target(target, asked.flags(), store), None),
+    with get_ready(
+        lambda reach: (from_target(target, asked.flags(), reach), None),
         context.store_dir,
         context.output,
-    )
-    explain(ready.bundle.reasons, ready.prepared.grants.notes, context.output)
+        offline=context.offline,
+    ) as (ready, _):
+        explain(ready.bundle.reasons, ready.prepared.grants.notes, context.output)

@@ -33,13 +33,14 @@ def command(
     from eka.launching import get_ready, require_full_sandbox
     from eka.target import from_target
 
-    ready, _ = get_ready(
-        lambda store: (from_target(target, asked.flags(), store), None),
+    with get_ready(
+        lambda reach: (from_target(target, asked.flags(), reach), None),
         context.store_dir,
         context.output,
-    )
-    if require_sandbox:
-        require_full_sandbox(ready.host)
-    if keep:
-        context.output.message(f"bundle: {ready.bundle_dir()}")
-    os._exit(ready.start(arguments, context.output))
+        offline=context.offline,
+    ) as (ready, _):
+        if require_sandbox:
+            require_full_sandbox(ready.host)
+        if keep:
+            context.output.message(f"bundle: {ready.bundle_dir()}")
+        os._exit(ready.start(arguments, context.output))

@@ -29,5 +29,10 @@ def command(context: Context, asked: Asked, target: str | None) -> NoReturn:
         shell = Program(words, "--interpreter" if asked.interpreter else "default")
         return from_flags(flags, profile="shell")._replace(program=shell)
 
-    ready, _ = get_ready(lambda store: (wanted(), None), context.store_dir, context.output)
-    os._exit(ready.start((), context.output))
+    with get_ready(
+        lambda reach: (wanted(), None),
+        context.store_dir,
+        context.output,
+        offline=context.offline,
+    ) as (ready, _):
+        os._exit(ready.start((), context.output))

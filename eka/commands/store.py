@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eka.commands import store_show
+from eka.commands import store_copy, store_gc, store_serve, store_show, store_verify
 from eka.context import Context
 
 if TYPE_CHECKING:
@@ -116,5 +116,11 @@ def restore(context: Context, path: str, dest: Path) -> None:
         store.restore(store_text(path), dest)
 
 
-for _command in store_show.COMMANDS:
+for _command in (
+    *store_show.COMMANDS,
+    *store_gc.COMMANDS,
+    store_verify.verify,
+    store_copy.copy,
+    store_serve.serve,
+):
     group.add_command(_command)

@@ -236,8 +236,8 @@ def test_verify(eka: Eka, tree: Path, tmp_path: Path) -> None:
     assert _lines(eka("add", tree, "--store", broken))
     result = eka("verify", "--deep", "--store", broken)
     assert (_lines(result), result.stderr) == ([], "1 path, 1 blob: no problems\n")
-    (blob,) = [place for place in (broken / "blobs").rglob("*") if place.is_file()]
-    blob.unlink()
+    (pack,) = (broken / "packs").iterdir()
+    pack.unlink()
     result = eka("verify", "--store", broken)
     _fails(result, 25, "1 problem in the store", "hint: ")
     assert result.stdout.startswith("blob blake3-")
@@ -245,6 +245,10 @@ def test_verify(eka: Eka, tree: Path, tmp_path: Path) -> None:
         json.loads(line) for line in eka("verify", "--json", "--store", broken).stdout.splitlines()
     ]
     assert sorted(record) == ["detail", "kind", "subject"]
+    result = eka("verify", "--repair", "--store", broken)
+    _fails(result, 25, "hint: add or import the damaged paths again")
+    assert _lines(eka("add", tree, "--store", broken))
+    assert eka("verify", "--deep", "--store", broken).exit_code == 0
 
 
 @pytest.mark.parametrize(

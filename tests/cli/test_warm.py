@@ -151,6 +151,7 @@ ALLOWED = {
     "eka_runtime",
     "eka_runtime.runtime",
     "eka_runtime.runtime.enter",
+    "fcntl",
     "marshal",
     "struct",
 }

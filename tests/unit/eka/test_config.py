@@ -50,9 +50,23 @@ def test_later_layers_win_and_say_so(home: dict[str, str]) -> None:
         ("store = 1", "`store` in .* must be a non-empty string"),
         ('store = "x"', "must be an absolute path: x"),
         ("store = ", "is not valid TOML"),
+        ("services = 1", "`services` in .* must be a table"),
+        ('[services]\nblob = "x"', "unknown key `services.blob`"),
+        ("[services]\nblobs = 1", "`services.blobs` in .* must be a non-empty string"),
+        ('[services]\nurl = ""', "`services.url` in .* must be a non-empty string"),
+        ('[services]\ncomposition = "/x"\nurl = "y"', "addresses beside it"),
+        ('[services]\ncomposition = "x"', "must be an absolute path"),
     ],
 )
 def test_bad_settings_are_errors(home: dict[str, str], text: str, message: str) -> None:
     write(home, text)
     with pytest.raises(ConfigError, match=message):
         load_settings(home)
+
+
+def test_services_are_a_table_of_strings(home: dict[str, str]) -> None:
+    assert load_settings(home).services == {}
+    write(home, 'store = "/x"\n[services]\nurl = "grpc+unix:/s"\nblobs = "memory:"\n')
+    settings = load_settings(home)
+    assert settings.services == {"url": "grpc+unix:/s", "blobs": "memory:"}
+    assert "services" not in settings.origin

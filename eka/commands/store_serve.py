@@ -1,0 +1,102 @@
+"""`eka store serve`: the store for others, until a signal ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from eka.context import Context
+
+if TYPE_CHECKING:
+    from eka_runtime.rpc.address import Host, Socket
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@click.command()
+@click.option("--grpc", is_flag=True, help="Speak the gRPC protocol of snix.")
+@click.option(
+    "--listen",
+    metavar="ADDRESS",
+    help="unix:PATH or HOST:PORT; if not stated, a socket in $XDG_RUNTIME_DIR.",
+)
+@click.option("--read-only", is_flag=True, help="Take nothing in.")
+@click.pass_obj
+def serve(context: Context, grpc: bool, listen: str | None, read_only: bool) -> None:
+    """Serve the store until Ctrl-C; its URL is printed when it can be used.
+
+    Whoever reaches the address may read the store, and add to it. A socket is yours alone.
+    """
+    from eka_runtime.errors import UsageError
+
+    if not grpc:
+        raise UsageError(
+            "`eka store serve` speaks the protocol of snix only, so far",
+            hint="say so with `--grpc`; binary caches for Nix will come later",
+        )
+    from eka_runtime.rpc.address import parse_listen
+    from eka_runtime.store.local_services import LocalServices
+    from eka_runtime.store.served import serve as served
+
+    address = listen or _default_address()
+    with context.open_store(create=not read_only) as store, _until_signal() as ended:
+        if not read_only:
+            _warn(context, parse_listen(address))
+        with served(LocalServices.of(store), address, read_only=read_only) as url:
+            _announce(context, url)
+            ended.wait()
+
+
+def _default_address() -> str:
+    from eka_runtime.errors import UsageError
+
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if not runtime:
+        raise UsageError(
+            "there is no place for a socket: XDG_RUNTIME_DIR is not set",
+            hint="name one with `--listen unix:PATH`",
+        )
+    return f"unix:{runtime}/eka-store.sock"
+
+
+def _warn(context: Context, address: Socket | Host) -> None:
+    from eka_runtime.rpc.address import Host
+
+    if isinstance(address, Host):
+        who = "every user of this machine" if address.local else "everyone who reaches this machine"
+        context.output.warning(f"{who} may add to the store; `--read-only` forbids it")
+
+
+def _announce(context: Context, url: str) -> None:
+    if context.json:
+        context.output.json({"url": url})
+    else:
+        context.output.data(url)
+    sys.stdout.flush()
+
+
+@contextmanager
+def _until_signal() -> Iterator[threading.Event]:
+    """The first signal asks for an end, which has its time; another one does not wait for it."""
+    ended = threading.Event()
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def end(number: int, frame: object) -> None:
+        for other in _SIGNALS:
+            signal.signal(other, before[other])
+        ended.set()
+
+    for number in _SIGNALS:
+        signal.signal(number, end)
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
