@@ -115,6 +115,7 @@ def hold(bundle: bytes) -> int:
     """
     descriptor = posix.open(bundle, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
     fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    posix.utime(descriptor)  # so that a collection of what is old sees that this is not
     return descriptor
 
 

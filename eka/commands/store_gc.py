@@ -163,8 +163,8 @@ def root_add(context: Context, target: str, name: str | None) -> None:
     made = root_for(target if os.path.lexists(target) else str(store_path(target)), name)
     with context.open_store(create=False) as store:
         store.require_writable()
-        for path in kept(made) or ():
-            store.info(path)
+        # Raises for what is not there, and keeps it from going before the root is.
+        store.paths.touch(kept(made) or ())
         store.roots.add(made)
     if context.json:
         context.output.json(_record(made))
