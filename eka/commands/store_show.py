@@ -224,6 +224,10 @@ def du(context: Context) -> None:
     context.output.data(f"paths    {usage.paths}, {human_size(usage.nar_bytes)} as NARs")
     context.output.data(f"blobs    {usage.blobs}, {human_size(usage.blob_bytes)}")
     context.output.data(f"on disk  {human_size(usage.disk_bytes)}")
+    for part, size in usage.disk.items():
+        context.output.data(f"         {human_size(size):>10}  {part}")
+    if usage.unneeded_bytes:
+        context.output.data(f"waiting  {human_size(usage.unneeded_bytes)} for `eka store gc`")
     context.output.data(f"saved    {saved}")
 
 

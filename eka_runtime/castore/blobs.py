@@ -23,7 +23,7 @@ from typing import BinaryIO, NamedTuple, Self
 from blake3 import blake3
 
 from eka_runtime.castore.database import Database
-from eka_runtime.castore.digest import B3Digest
+from eka_runtime.castore.digest import DIGEST_SIZE, B3Digest
 from eka_runtime.castore.packs import Appender, PackReader, pack_name
 from eka_runtime.castore.placing import SHARD_LENGTH
 from eka_runtime.errors import StoreAccessError, StoreCorrupt
@@ -207,6 +207,25 @@ class LocalBlobs(BlobFiles):
             "select 1 from blob where digest = ? and dead is null", (digest,)
         ).fetchone()
         return row is not None
+
+    def pack_numbers(self) -> Iterator[int]:
+        """Of packs that rows mention; by skipping from one to the next in the index."""
+        pack = -1
+        statement = "select min(pack) from blob where pack > ?"
+        execute = self._database.connection.execute
+        while (pack := execute(statement, (pack,)).fetchone()[0]) is not None:
+            yield pack
+
+    def rows_between(self, pack: int | None, low: int | str, high: int | str) -> list[BlobRow]:
+        """Of a pack, those that start there; or, without a pack, those of these names."""
+        if pack is None:
+            where, values = "where name >= ? and name < ? order by name", (low, high)
+        else:
+            where = f"where pack = {pack} and start >= ? and start < ? order by start"
+            values = (low, high)
+        rows = self._database.connection.execute(_SELECT + where, values)
+        # A key that is no digest cannot be compared with anything: `verify` reports it.
+        return [decoded(row) for row in rows if len(row[0]) == DIGEST_SIZE]
 
     def has(self, digest: B3Digest) -> bool:
         return self.row(digest) is not None
