@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from eka_runtime.castore.checkout import NEW_PREFIX
 from eka_runtime.castore.epochs import oldest
+from eka_runtime.castore.node import Directory
 from eka_runtime.castore.packs import pack_name, pack_number, reclaim
 from eka_runtime.castore.removal import remove_tree
+from eka_runtime.errors import CastoreError
+from eka_runtime.store.layout import FUSE_CLOSURE
 
 if TYPE_CHECKING:
     from eka_runtime.store.layout import Layout
@@ -81,8 +84,9 @@ def leftovers(layout: Layout) -> Leftovers:
     ]
     making = [layout.tmp / name for name in os.listdir(layout.tmp)]
     making += [file for file in layout.root.glob(f"{layout.database.name}.*")]
-    checkouts, twins = _listed(layout.bind_view), _listed(layout.twins)
-    for directory, names in ((layout.bind_view, checkouts), (layout.twins, twins)):
+    checkouts = _listed(layout.bind_view)
+    for directory in (layout.bind_view, layout.twins, layout.fuse_view):
+        names = checkouts if directory == layout.bind_view else _listed(directory)
         making += [directory / n for n in names if n.startswith((NEW_PREFIX, OLD_PREFIX))]
     packs = [name for name in os.listdir(layout.packs) if pack_number(name)]
     return Leftovers(files, packs, checkouts, making)
@@ -104,7 +108,31 @@ def remove_leftovers(store: Store, old: Leftovers) -> Swept:
     stray = [name for name in old.checkouts if not conn.execute(statement, (name,)).fetchone()]
     for place in [*old.making, *(store.layout.bind_view / name for name in stray)]:
         remove_tree(place)
+    _drop_fuse_views(store)
     return Swept(disk=disk)
+
+
+def _drop_fuse_views(store: Store) -> None:
+    """Removes those that mention a path which is gone; where one is in use, all are wanted."""
+    views = store.layout.fuse_view
+    for name in _listed(views):
+        if name.startswith((NEW_PREFIX, OLD_PREFIX)) or _is_whole(store, views / name):
+            continue
+        old = views / f"{OLD_PREFIX}{os.urandom(8).hex()}"
+        with suppress(FileNotFoundError):
+            os.rename(views / name, old)
+        remove_tree(old)
+
+
+def _is_whole(store: Store, view: Path) -> bool:
+    try:
+        closure = Directory.decode((view / FUSE_CLOSURE).read_bytes())
+    except (OSError, CastoreError):
+        return False
+    statement = "select 1 from path where hash || '-' || name = ?"
+    conn = store.database.connection
+    names = (name.decode(errors="replace") for name, _ in closure.entries)
+    return all(conn.execute(statement, (name,)).fetchone() for name in names)
 
 
 def _has_tail(store: Store, name: str) -> bool:

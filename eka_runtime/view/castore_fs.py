@@ -26,9 +26,9 @@ from blake3 import blake3
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.node import Directory, DirectoryNode, FileNode, Node, SymlinkNode
 from eka_runtime.castore.services import BlobService, DirectoryService, require_directory
-from eka_runtime.errors import EkaError
+from eka_runtime.errors import EkaError, InvalidStorePath
 from eka_runtime.linux.fuse import ROOT_ID, Slow, pack_attributes, pack_entry
-from eka_runtime.nix.path import InvalidStorePath, StorePath
+from eka_runtime.nix.path import StorePath
 from eka_runtime.store.services import PathInfoService
 from eka_runtime.view.verified import Verified
 
