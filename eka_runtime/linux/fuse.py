@@ -180,6 +180,8 @@ class Session:
                 if error.errno not in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
                     raise
                 continue
+            if not size:
+                return
             with lock:
                 self._handle(view[:size])
 

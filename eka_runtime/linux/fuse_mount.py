@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 import subprocess
 from typing import NamedTuple
@@ -24,10 +25,22 @@ _HINT = "see what this host allows with `eka doctor`"
 
 
 class Helped(NamedTuple):
-    """A mount made by fusermount3; it lasts as long as `socket` is open."""
+    """A mount made by fusermount3; it lasts as long as `lifeline` is open."""
 
     device: int
-    socket: socket.socket
+    lifeline: socket.socket
+    process: subprocess.Popen[bytes]
+
+    def close(self) -> None:
+        """Returns when nothing is mounted any more."""
+        os.close(self.device)
+        self.lifeline.close()
+        self.process.wait()
+
+
+def find_helper() -> str | None:
+    """The path of fusermount3."""
+    return shutil.which("fusermount3", path=f"{os.environ.get('PATH', os.defpath)}:/usr/bin:/bin")
 
 
 def open_device() -> int:
@@ -59,6 +72,8 @@ def mount_with_helper(helper: str, target: str) -> Helped:
     """`helper` is the path of fusermount3; HostError with what it said."""
     ours, theirs = socket.socketpair()
     options = f"ro,nosuid,nodev,fsname=eka,subtype=eka,default_permissions,max_read={MAX_READ}"
+    if os.geteuid() == 0:
+        options += ",allow_other"
     with theirs:
         process = subprocess.Popen(
             [helper, "-o", f"{options},auto_unmount", "--", target],
@@ -76,7 +91,7 @@ def mount_with_helper(helper: str, target: str) -> Helped:
         raise HostError(f"cannot mount on `{target}`: {said or 'fusermount3 failed'}", hint=_HINT)
     if process.stderr:
         process.stderr.close()
-    return Helped(descriptors[0], ours)
+    return Helped(descriptors[0], ours, process)
 
 
 def unmount_if_there(target: str) -> None:

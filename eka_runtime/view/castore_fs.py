@@ -18,7 +18,7 @@ import os
 import sqlite3
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from blake3 import blake3
@@ -29,7 +29,7 @@ from eka_runtime.castore.services import BlobService, DirectoryService, require_
 from eka_runtime.errors import EkaError, InvalidStorePath
 from eka_runtime.linux.fuse import ROOT_ID, Slow, pack_attributes, pack_entry
 from eka_runtime.nix.path import StorePath
-from eka_runtime.store.services import PathInfoService
+from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.view.verified import Verified
 
 Entries = Sequence[tuple[bytes, Node]]
@@ -71,12 +71,20 @@ class Fixed:
         self.entries = directory.entries
 
 
+class KnownPaths(Protocol):
+    """The part of a PathInfoService that reads."""
+
+    def by_hash(self, digits: str) -> PathInfo | None: ...
+
+    def all(self) -> Iterator[PathInfo]: ...
+
+
 class AllPaths:
     """Every valid path, also those that become valid later."""
 
     live = True
 
-    def __init__(self, paths: PathInfoService) -> None:
+    def __init__(self, paths: KnownPaths) -> None:
         self._paths = paths
 
     def get(self, name: bytes) -> Node | None:

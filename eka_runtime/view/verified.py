@@ -27,8 +27,7 @@ SMALL = 1 << 16
 
 _KEPT_BYTES = 1 << 23
 _KEPT_FILES = 64
-_BUFFER = 1 << 22
-_PARALLEL = 1 << 20
+_BUFFER = 1 << 20
 
 
 class Verified:
@@ -141,8 +140,7 @@ def _spooled(reader: BinaryIO, digest: B3Digest, size: int) -> int:
 
 def _digest_of(reader: BinaryIO, size: int, copy: int | None) -> tuple[B3Digest, int]:
     """Of at most one buffer more than `size`, so that nothing endless fills the disk."""
-    threads = blake3.AUTO if size >= _PARALLEL else 1
-    hasher, count = blake3(max_threads=threads), 0
+    hasher, count = blake3(), 0
     buffer = memoryview(bytearray(min(_BUFFER, size + 1)))
     while count <= size and (got := reader.readinto(buffer)):  # type: ignore[attr-defined]
         hasher.update(buffer[:got])
