@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eka.commands import store_copy, store_gc, store_serve, store_show, store_verify
+from eka.commands import store_copy, store_gc, store_mount, store_serve, store_show, store_verify
 from eka.context import Context
 
 if TYPE_CHECKING:
@@ -122,5 +122,6 @@ for _command in (
     store_verify.verify,
     store_copy.copy,
     store_serve.serve,
+    store_mount.mount,
 ):
     group.add_command(_command)

@@ -65,7 +65,7 @@ def _copy_from(context: Context, url: str, wanted: list[StorePath]) -> None:
         with Store.open(directory, create=False) as other, context.open_store() as store:
             _between(context, other, store, wanted)
         return
-    with context.open_store() as store, _opened(context, url) as far:
+    with context.open_store() as store, far_services(context, url) as far:
         _take_in(context, store, far, wanted)
 
 
@@ -82,7 +82,7 @@ def _copy_to(context: Context, url: str, wanted: list[StorePath]) -> None:
             with Store.open(directory) as other:
                 _between(context, store, other, found)
         return
-    with context.open_store(create=False) as store, _opened(context, url) as far:
+    with context.open_store(create=False) as store, far_services(context, url) as far:
         infos = missing_there(store, far, wanted)
         with _watched(context, infos, f"to {far.name}") as (update, each):
             copy_to(store, far, infos, each=each, progress=update)
@@ -152,7 +152,8 @@ def _directory(url: str) -> Path | None:
 
 
 @contextmanager
-def _opened(context: Context, url: str) -> Iterator[Services]:
+def far_services(context: Context, url: str) -> Iterator[Services]:
+    """What a URL names that is no directory. Raises UsageError, and as `open_services`."""
     from eka_runtime.errors import UsageError
     from eka_runtime.store.composition import open_services
 

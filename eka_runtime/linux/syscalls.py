@@ -23,6 +23,7 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
+MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 
 _ADVICE = {
@@ -41,6 +42,11 @@ def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "")
     _check(
         "mount", _libc().mount(*map(os.fsencode, (source, target, fstype)), flags, data.encode())
     )
+
+
+def unmount(target: str) -> None:
+    """Takes it out of the tree of names; it is gone when nobody uses it any more (MNT_DETACH)."""
+    _check("umount2", _libc().umount2(os.fsencode(target), MNT_DETACH))
 
 
 def syncfs(fd: int) -> None:

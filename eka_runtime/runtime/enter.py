@@ -8,6 +8,7 @@ pins the set. A plan is plain data (`Plan` in launch.py): everything in it was d
 Outer mode:
 
     launcher         own user and mount namespace; the process the caller started
+    ├── server       of a fuse view, if there is one (serving.py)
     └── init         process 1 of a pid namespace: starts the runtime, reaps, passes signals on
         ├── runtime  `run --detach`, gone once the program runs
         └── program  in a user namespace nested in the launcher's
@@ -89,10 +90,12 @@ def enter(plan: Plan, args: Sequence[bytes], env: Sequence[bytes]) -> int:
         terminal = plan["terminal"] and _owns_terminal()
         config = _memory_file(render(plan, args, env, terminal))
         call = binding()
-        if plan["mode"] == "outer":
-            _isolate(plan, call)
+        server = _isolate(plan, call) if plan["mode"] == "outer" else 0
         _link_config(plan["state"])
-        return Launch(plan, call, config, terminal).run()
+        status = Launch(plan, call, config, terminal).run()
+        if server:
+            _end(server)
+        return status
     except (OSError, ValueError) as error:
         return _complain(error)
 
@@ -373,11 +376,16 @@ def _owns_terminal() -> bool:
         return True  # a terminal, but not the one that controls this session
 
 
-def _isolate(plan: Plan, call: Call) -> None:
-    """Namespaces in which the caller is root, and the mounts that the runtime is to find there."""
+def _isolate(plan: Plan, call: Call) -> int:
+    """Namespaces in which the caller is root, and the mounts that the runtime is to find there.
+
+    Returns the pid of the server of a fuse view. That is no part of the pid namespace, where the
+    program could end it.
+    """
     uid, gid = posix.geteuid(), posix.getegid()
+    flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID
     try:
-        call("unshare", CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID)
+        call("unshare", flags & ~CLONE_NEWPID if plan["serve"] else flags)
     except OSError as error:
         raise Refused(f"unshare: {error.strerror}") from None
     _write("/proc/self/setgroups", b"deny")
@@ -391,6 +399,19 @@ def _isolate(plan: Plan, call: Call) -> None:
         _make_readonly(call, path, AT_RECURSIVE)
     if plan["protect"]:
         _protect(call, plan["runtime"][0])
+    if not plan["serve"]:
+        return 0
+    from eka_runtime.runtime.serving import serve
+
+    server = serve(plan["serve"], call)
+    call("unshare", CLONE_NEWPID)
+    return server
+
+
+def _end(server: int) -> None:
+    """It would end with the launcher in any case; whoever waits for us need not wait for it."""
+    posix.kill(server, _signal.SIGKILL)
+    posix.waitpid(server, 0)
 
 
 def _protect(call: Call, runtime: str) -> None:

@@ -23,6 +23,7 @@ from eka_runtime.runtime.host import Host
 from eka_runtime.runtime.init import Init, find_init
 from eka_runtime.runtime.kind import Config, Kind, namespace_types
 from eka_runtime.runtime.runc import RUNC
+from eka_runtime.runtime.view_server import served_mount, server_words
 
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (CRUN, RUNC)}
 
@@ -49,6 +50,7 @@ class Plan(TypedDict):
     readonly: tuple[str, ...]  # trees it must not write to
     protect: bool
     proc: bytes  # mount options of /proc
+    serve: tuple[str, ...]  # where to mount a fuse view, and its server; () for other views
 
 
 def plan(
@@ -71,6 +73,7 @@ def plan(
         single = _maps_single_id(config, host)
         mode = host.mode if single or host.mode != "outer" else "direct"
         _make_absolute(config, bundle_dir)
+        mount = served_mount(config)
         _own_user_namespace(config, host)
         _ADAPT[mode](config, host)
         kind.adapt(config)
@@ -81,6 +84,11 @@ def plan(
         template = _template(config)
     except (KeyError, TypeError, AttributeError) as error:
         raise SpecError(f"not a config.json that can be started: {error!r}") from error
+    if mount and mode != "outer":
+        raise HostError(
+            f"the fuse view needs the runtime mode `outer`, not `{mode}`",
+            hint="take another view; `eka doctor` says what this host allows",
+        )
     directory = os.fspath(_state_directory(state))
     options = (option.format(state=directory) for option in kind.options)
     outer = mode == "outer"
@@ -100,6 +108,7 @@ def plan(
         readonly=_CGROUPS if outer and kind.makes_cgroups and host.uid == 0 else (),
         protect=outer and kind.clones_itself,
         proc=host.proc.encode(),
+        serve=(mount, *server_words(mount)) if mount else (),
     )
 
 

@@ -31,6 +31,7 @@ from eka_runtime.castore.node import decode_entry
 from eka_runtime.castore.removal import remove_tree
 from eka_runtime.errors import StoreAccessError
 from eka_runtime.nix.path import StorePath
+from eka_runtime.store.closure_views import drop_closure_views
 from eka_runtime.store.layout import collector_lock
 from eka_runtime.store.marks import Marks
 from eka_runtime.store.roots import Root, claim, kept
@@ -93,6 +94,7 @@ def collect(
         candidates = work.order(limits)
         work.drop_idle_bundles(candidates)
         paths = work.delete_paths(candidates, report)
+        drop_closure_views(store)
         work.mark_dead()
         done = sweep(store)
         if work.alone:
@@ -127,7 +129,7 @@ def _require_own(layout: Layout) -> None:
             f"the store `{layout.root}` belongs to user {owner}, who alone can collect its garbage",
             hint=f"run it as that user, for instance with `sudo -u '#{owner}' eka store gc`",
         )
-    views = (layout.views, layout.bind_view, layout.twins)
+    views = (layout.views, layout.bind_view, layout.twins, *layout.closure_views)
     for directory in (layout.blobs, layout.packs, layout.epochs, layout.tmp, *views):
         if os.path.islink(directory):
             raise StoreAccessError(

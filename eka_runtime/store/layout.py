@@ -11,6 +11,8 @@
       tmp/                    files in the making
       view/bind/<hash>-<name> checkouts, for binding at /nix/store
       view/twin/xx/yyyy…      inodes of small blobs, and second ones of large blobs
+      view/fuse/<name>/       closures, for a file system that shows them
+      view/overlay/<name>/    closures as trees, in which large files are places of blobs
 
 A path becomes valid in four steps: its contents are written; they get their places, which no row
 mentions; syncfs(2) makes them durable; one transaction inserts the rows of its blobs, its
@@ -85,6 +87,18 @@ class Layout(NamedTuple):
     @property
     def twins(self) -> Path:
         return self.views / "twin"
+
+    @property
+    def fuse_view(self) -> Path:
+        return self.views / "fuse"
+
+    @property
+    def overlay_view(self) -> Path:
+        return self.views / "overlay"
+
+    @property
+    def closure_views(self) -> tuple[Path, ...]:
+        return self.fuse_view, self.overlay_view
 
 
 def default_store_dir(environ: Mapping[str, str]) -> Path:

@@ -19,6 +19,7 @@ from eka_runtime.castore.directories import walk
 from eka_runtime.castore.ingest import ingest_tree
 from eka_runtime.castore.node import DirectoryNode, FileNode
 from eka_runtime.errors import EkaError, ServiceError, StoreCorrupt
+from eka_runtime.store.closure_views import drop_closure_views
 from eka_runtime.store.sweep import retire_checkout
 from eka_runtime.store.uploads import take
 
@@ -47,6 +48,7 @@ def repair(store: Store, lost: Lost, places: Iterable[Source] = ()) -> int:
         if _shows(store, info, unfit):
             # Out of the way for new starts; a running program keeps what it has mounted.
             retire_checkout(store.layout, info.path.base)
+    drop_closure_views(store, every=True)
     for digest in unfit:
         for twin in store.layout.twins.glob(f"{digest.hex()[:2]}/{digest.hex()}-*"):
             twin.unlink(missing_ok=True)

@@ -101,11 +101,11 @@ def leftovers(layout: Layout) -> Leftovers:
     ]
     making = [layout.tmp / name for name in os.listdir(layout.tmp) if _MAKING.fullmatch(name)]
     making += [file for file in layout.root.glob(f"{layout.database.name}.*")]
-    checkouts, twins = _listed(layout.bind_view), _listed(layout.twins)
-    for directory, names in ((layout.bind_view, checkouts), (layout.twins, twins)):
-        making += [directory / n for n in names if n.startswith((NEW_PREFIX, OLD_PREFIX))]
+    for directory in (layout.bind_view, layout.twins, *layout.closure_views):
+        unfinished = (NEW_PREFIX, OLD_PREFIX)
+        making += [directory / n for n in _listed(directory) if n.startswith(unfinished)]
     packs = [number for name in os.listdir(layout.packs) if (number := pack_number(name))]
-    checkouts = [name for name in checkouts if _is_base(name)]
+    checkouts = [name for name in _listed(layout.bind_view) if _is_base(name)]
     return Leftovers(files, packs, checkouts, making)
 
 

@@ -40,6 +40,7 @@ def make_plan(**changes: Any) -> Plan:
         readonly=(),
         protect=False,
         proc=b"",
+        serve=(),
     )
     return plan | changes  # type: ignore[return-value]
 
