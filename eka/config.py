@@ -15,11 +15,18 @@ from eka_runtime.errors import ConfigError
 from eka_runtime.store.addresses import KEYS
 from eka_runtime.store.layout import default_store_dir
 
-_KEYS = {"store": "EKA_STORE", "shell": "EKA_SHELL", "runtime": "EKA_RUNTIME", "mode": "EKA_MODE"}
+_KEYS = {
+    "store": "EKA_STORE",
+    "shell": "EKA_SHELL",
+    "runtime": "EKA_RUNTIME",
+    "mode": "EKA_MODE",
+    "view": "EKA_VIEW",
+}
 
 
 class Settings(NamedTuple):
-    """`shell` is a static shell's path for /bin/sh; `runtime` and `mode` are None for "probe".
+    """`shell` is a static shell's path for /bin/sh; `runtime`, `mode` and `view` are None for
+    "find out".
 
     `services` is the table of that name; snix's variables come on top of it where it is used
     (`eka_runtime.store.addresses`).
@@ -29,6 +36,7 @@ class Settings(NamedTuple):
     shell: str | None
     runtime: str | None
     mode: str | None
+    view: str | None
     origin: Mapping[str, str]
     services: Mapping[str, str]
 
@@ -51,6 +59,7 @@ def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> S
         values.get("shell"),
         values.get("runtime"),
         values.get("mode"),
+        values.get("view"),
         origin,
         services,
     )

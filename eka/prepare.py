@@ -26,7 +26,8 @@ from eka_runtime.nix.path import STORE_DIR, StorePath
 from eka_runtime.oci.bundle import Bundle, BundleRequest, Caller, Process, compile_bundle
 from eka_runtime.oci.grants import Grants, resolve_grants
 from eka_runtime.oci.profile import load_profile
-from eka_runtime.view.bind import BindView
+from eka_runtime.runtime.probe import overlay_obstacle
+from eka_runtime.view.choose import show
 
 
 class Prepared(NamedTuple):
@@ -69,7 +70,12 @@ def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool)
     store = reach.store
     if store.writable:
         store.paths.touch(info.path for info in programs.closure.values())
-    view = BindView(store).plan(list(programs.closure.values()))
+    view = show(
+        store,
+        list(programs.closure.values()),
+        wanted.view or settings.view or "auto",
+        overlay_obstacle,
+    )
     request = BundleRequest(
         profile=profile,
         view=view,

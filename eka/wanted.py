@@ -52,6 +52,7 @@ class Wanted(NamedTuple):
     write: tuple[Asked, ...] = ()
     env: tuple[Asked, ...] = ()
     profile: str = "run"
+    view: str | None = None
 
 
 def from_flags(flags: Flags, directory: Path | None = None, profile: str = "run") -> Wanted:
@@ -65,6 +66,7 @@ def from_flags(flags: Flags, directory: Path | None = None, profile: str = "run"
         write=_paths(flags.write, directory),
         env=tuple((item.value, item.origin) for item in flags.env),
         profile=profile,
+        view=flags.view,
     )
 
 

@@ -19,6 +19,7 @@ class Asked(NamedTuple):
     read: tuple[str, ...]
     write: tuple[str, ...]
     env: tuple[str, ...]
+    view: str | None
 
     def flags(self) -> Flags:
         """As `eka-run` would have read them from its command line."""
@@ -27,6 +28,7 @@ class Asked(NamedTuple):
         words = [word for value in self.package for word in ("-p", value)]
         words += ["-i", self.interpreter] if self.interpreter else []
         words += ["--net"] if self.net else []
+        words += ["--view", self.view] if self.view else []
         for name, values in (("read", self.read), ("write", self.write), ("env", self.env)):
             words += [f"--{name}={value}" for value in values]
         return parse_flags(words)[0]
@@ -41,6 +43,11 @@ def grant_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, asked=asked, **values)
 
     for option in (
+        click.option(
+            "--view",
+            type=click.Choice(("auto", "bind", "overlay", "fuse")),
+            help="How the store is shown.",
+        ),
         click.option(
             "--env", multiple=True, metavar="NAME[=V]", help="Pass a variable on, or set it."
         ),

@@ -83,6 +83,22 @@ def probe(*, refresh: bool = False, environ: Mapping[str, str] = os.environ) -> 
     return host
 
 
+def overlay_obstacle(environ: Mapping[str, str] = os.environ) -> str:
+    """Why this user has no data-only overlays, "" if he has; found out once per boot."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    kept = _cache_file(environ).with_name(f"overlay-{os.geteuid()}")
+    with contextlib.suppress(OSError):
+        known, _, problem = kept.read_text().partition(" ")
+        if known == boot:
+            return problem
+    from eka_runtime.runtime.facts import data_overlay_error
+
+    problem = data_overlay_error()
+    if not problem:
+        _replace(kept, f"{boot} ")
+    return problem
+
+
 def find_runtimes(environ: Mapping[str, str]) -> tuple[Runtime, ...]:
     """crun first; looks in PATH and in the usual places, as /usr/sbin is on no user's PATH."""
     path = f"{environ.get('PATH', '')}:{_PLACES}"
@@ -273,9 +289,13 @@ def _load(file: Path, key: list[Any]) -> Host | None:
 
 
 def _store(file: Path, key: list[Any], host: Host) -> None:
+    _replace(file, json.dumps({"key": key, "host": host._asdict()}))
+
+
+def _replace(file: Path, text: str) -> None:
     """A cache that cannot be written costs time, nothing else."""
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh.write_text(json.dumps({"key": key, "host": host._asdict()}))
+        fresh.write_text(text)
         fresh.rename(file)
