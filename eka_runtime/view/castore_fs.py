@@ -141,7 +141,7 @@ class CastoreFs:
         self._last_id = ROOT_ID
         self._directories: OrderedDict[B3Digest, Directory] = OrderedDict()
         self._entries = 0
-        self._found: dict[bytes | None, Any] = {}
+        self._found: dict[object, Any] = {}
 
     def close(self) -> None:
         self._contents.close()
@@ -213,9 +213,9 @@ class CastoreFs:
         def ask() -> Node | Entries | None:
             return self._root.entries if name is None else self._root.get(name)
 
-        return self._asked(name, "the store", ask) if self.live else ask()
+        return self._asked(("root", name), "the store", ask) if self.live else ask()
 
-    def _asked(self, key: bytes | None, what: str, ask: Callable[[], Any]) -> Any:
+    def _asked(self, key: object, what: str, ask: Callable[[], Any]) -> Any:
         """The answer of a service, if that is far not before another thread has asked it."""
         if self._local:
             return self._guarded(what, ask)
