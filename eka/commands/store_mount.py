@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -61,9 +61,10 @@ def _place(target: Path) -> str:
 
 
 def _serve_for_all(context: Context, store: Store, source: str | None, place: str) -> None:
-    with _signals_end(), _mounted(place) as device:
-        _announce(context, place)
-        _serve(context, store, source, device)
+    from eka_runtime.linux.fuse_mount import mounted
+
+    with _signals_end(), mounted(place) as device:
+        _serve(context, store, source, device, lambda: _announce(context, place))
 
 
 @contextmanager
@@ -88,45 +89,6 @@ def _signals_end() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def _mounted(place: str) -> Iterator[int]:
-    """Yields the connection; at the end nothing is mounted there."""
-    from eka_runtime.linux.fuse_mount import (
-        find_helper,
-        mount_device,
-        mount_with_helper,
-        open_device,
-        unmount_if_there,
-    )
-
-    if helper := find_helper():
-        helped = mount_with_helper(helper, place)
-        try:
-            yield helped.device
-        finally:
-            helped.close()
-        return
-    if os.geteuid() != 0:
-        raise _cannot_show(place)
-    device = open_device()
-    try:
-        mount_device(device, place)
-        yield device
-    finally:
-        unmount_if_there(place)
-        os.close(device)
-
-
-def _cannot_show(place: str) -> Exception:
-    from eka_runtime.errors import HostError
-
-    return HostError(
-        "a mount that everybody sees needs fusermount3, which is not installed",
-        hint="install it (on Debian and Ubuntu `apt-get install fuse3`), or start what is to see"
-        f" the mount: `eka store mount {place} -- COMMAND`",
-    )
-
-
 def _announce(context: Context, place: str) -> None:
     if context.json:
         context.output.json({"mount": place})
@@ -135,11 +97,15 @@ def _announce(context: Context, place: str) -> None:
     sys.stdout.flush()
 
 
-def _serve(context: Context, store: Store, source: str | None, device: int) -> None:
+def _serve(
+    context: Context, store: Store, source: str | None, device: int, ready: Callable[[], object]
+) -> None:
+    """Until it is unmounted; `ready` is called when nothing can go wrong any more."""
     from eka_runtime.linux.fuse import Session
     from eka_runtime.view.castore_fs import CastoreFs
 
     with _sources(context, store, source) as sources:
+        ready()
         Session(device, CastoreFs(sources, context.output.warning)).serve()
 
 
@@ -176,14 +142,20 @@ def _run_inside(
     device = open_device()
     mount_device(device, place)
     parent = os.getpid()
-    if os.fork() == 0:
+    reading, writing = os.pipe()
+    server = os.fork()
+    if server == 0:
         os.setsid()  # the terminal's signals are for the command
         die_with_parent()
         if os.getppid() == parent:
             with context.open_store() as store:
-                _serve(context, store, source, device)
+                _serve(context, store, source, device, lambda: os.write(writing, b"+"))
         sys.exit()
+    os.close(writing)
     os.close(device)
+    if not os.read(reading, 1):
+        # It has said why.
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(server, 0)[1]))
     _execute(command)
 
 

@@ -266,7 +266,10 @@ class Session:
         return self._reply(unique)
 
     def _lookup(self, unique: int, node: int, body: memoryview) -> bool:
-        entry = self._files.lookup(node, bytes(body).partition(b"\0")[0])
+        name = bytes(body).partition(b"\0")[0]
+        if len(name) > _NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, "no such name is possible")
+        entry = self._files.lookup(node, name)
         if entry is None:
             if self._files.live and node == ROOT_ID:
                 raise OSError(errno.ENOENT, "no such name")

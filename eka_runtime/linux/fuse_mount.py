@@ -2,8 +2,9 @@
 
 In a user namespace of his own anyone may mount, but only processes in there see it. fusermount3 is
 setuid and mounts for everyone to see; it hands the connection over as libfuse expects it
-(fusermount3(1): a socket named by _FUSE_COMMFD, and SCM_RIGHTS). With `auto_unmount` it stays until
-that socket is closed, however its owner ends, and unmounts then.
+(fusermount3(1): a socket named by _FUSE_COMMFD, and SCM_RIGHTS). A mount that others see outlives a
+server that is killed, as a place where every access is an error; so a small process waits for that
+and unmounts. (fusermount3's own `auto_unmount` does it only for mounts with `allow_other`.)
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import os
 import shutil
 import socket
 import subprocess
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from eka_runtime.errors import HostError
 from eka_runtime.linux.fuse import MAX_READ
@@ -24,23 +26,9 @@ DEVICE = "/dev/fuse"
 _HINT = "see what this host allows with `eka doctor`"
 
 
-class Helped(NamedTuple):
-    """A mount made by fusermount3; it lasts as long as `lifeline` is open."""
-
-    device: int
-    lifeline: socket.socket
-    process: subprocess.Popen[bytes]
-
-    def close(self) -> None:
-        """Returns when nothing is mounted any more."""
-        os.close(self.device)
-        self.lifeline.close()
-        self.process.wait()
-
-
 def find_helper() -> str | None:
     """The path of fusermount3."""
-    return shutil.which("fusermount3", path=f"{os.environ.get('PATH', os.defpath)}:/usr/bin:/bin")
+    return shutil.which("fusermount3")
 
 
 def open_device() -> int:
@@ -68,36 +56,98 @@ def mount_device(device: int, target: str) -> None:
     mount("eka", target, "fuse.eka", MS_RDONLY | MS_NOSUID | MS_NODEV, data)
 
 
-def mount_with_helper(helper: str, target: str) -> Helped:
-    """`helper` is the path of fusermount3; HostError with what it said."""
+@contextmanager
+def mounted(target: str) -> Iterator[int]:
+    """A mount that everybody sees; yields the connection. At the end, however it comes, it is gone.
+
+    Raises HostError when this user cannot have it. Forks: to be entered before threads are started.
+    """
+    helper = None if os.geteuid() == 0 else find_helper()
+    if os.geteuid() != 0 and helper is None:
+        raise HostError(
+            "a mount that everybody sees needs fusermount3, which is not installed",
+            hint="install it (on Debian and Ubuntu `apt-get install fuse3`), or start what is to"
+            f" see the mount: `eka store mount {target} -- COMMAND`",
+        )
+    lifeline = _guard(helper, target)
+    try:
+        device = _mount_with_helper(helper, target) if helper else _mount_as_root(target)
+        try:
+            yield device
+        finally:
+            _unmount(helper, target)
+            os.close(device)
+    finally:
+        # Told that there is nothing to do; whoever dies before this line tells nothing.
+        os.write(lifeline, b"x")
+        os.close(lifeline)
+
+
+def _mount_as_root(target: str) -> int:
+    device = open_device()
+    try:
+        mount_device(device, target)
+    except OSError as error:
+        os.close(device)
+        raise HostError(f"cannot mount on `{target}`: {error}", hint=_HINT) from error
+    return device
+
+
+def _mount_with_helper(helper: str, target: str) -> int:
     ours, theirs = socket.socketpair()
     options = f"ro,nosuid,nodev,fsname=eka,subtype=eka,default_permissions,max_read={MAX_READ}"
-    if os.geteuid() == 0:
-        options += ",allow_other"
-    with theirs:
-        process = subprocess.Popen(
-            [helper, "-o", f"{options},auto_unmount", "--", target],
+    with ours, theirs:
+        done = subprocess.run(
+            [helper, "-o", options, "--", target],
             env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            # Ctrl-C is for the server, which then tells it.
-            start_new_session=True,
+            capture_output=True,
+            check=False,
         )
-    _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
-    if not descriptors:
-        ours.close()
-        said = process.communicate()[1].decode(errors="replace").strip()
-        raise HostError(f"cannot mount on `{target}`: {said or 'fusermount3 failed'}", hint=_HINT)
-    if process.stderr:
-        process.stderr.close()
-    return Helped(descriptors[0], ours, process)
+        if done.returncode != 0:
+            said = done.stderr.decode(errors="replace").strip()
+            raise HostError(f"cannot mount on `{target}`: {said}", hint=_HINT)
+        _, [device], _, _ = socket.recv_fds(ours, 1, 1)
+    return device
 
 
-def unmount_if_there(target: str) -> None:
+def _unmount(helper: str | None, target: str) -> None:
     """At once for new users of names; whoever has something open in it keeps that."""
+    if helper:
+        # An error means that somebody else has unmounted it.
+        subprocess.run([helper, "-u", "-z", "--", target], capture_output=True, check=False)
+        return
     try:
         unmount(target)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOENT):
             raise
+
+
+def _guard(helper: str | None, target: str) -> int:
+    """Forks the process that unmounts; it does so when the returned pipe ends without a word."""
+    waiting, lifeline = os.pipe()
+    if os.fork() != 0:
+        os.close(waiting)
+        return lifeline
+    try:
+        os.setsid()  # the terminal's signals are not for it
+        os.close(lifeline)
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        if not os.read(waiting, 1) and _is_dead(target):
+            _unmount(helper, target)
+    finally:
+        os._exit(0)
+
+
+def _is_dead(target: str) -> bool:
+    """Whether there is a FUSE file system without a server."""
+    try:
+        # Always asks the server; one that is about to go is waited for.
+        os.statvfs(target)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False

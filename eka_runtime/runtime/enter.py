@@ -92,10 +92,7 @@ def enter(plan: Plan, args: Sequence[bytes], env: Sequence[bytes]) -> int:
         call = binding()
         server = _isolate(plan, call) if plan["mode"] == "outer" else 0
         _link_config(plan["state"])
-        status = Launch(plan, call, config, terminal).run()
-        if server:
-            _end(server)
-        return status
+        return Launch(plan, call, config, terminal, server).run()
     except (OSError, ValueError) as error:
         return _complain(error)
 
@@ -103,8 +100,11 @@ def enter(plan: Plan, args: Sequence[bytes], env: Sequence[bytes]) -> int:
 class Launch:
     """One start: the same object in the launcher and, after fork, in its child."""
 
-    def __init__(self, plan: Plan, call: Call, config: int, terminal: bool) -> None:
+    def __init__(
+        self, plan: Plan, call: Call, config: int, terminal: bool, server: int = 0
+    ) -> None:
         self.plan = plan
+        self.server = server
         self.call = call
         self.config = config
         self.terminal = terminal
@@ -137,6 +137,8 @@ class Launch:
             self.console.run(self)
         else:
             self._wait()
+        if self.server:
+            _end(self.server)
         return self._result(posix.read(reading, 64))
 
     def _wait(self) -> None:

@@ -141,7 +141,7 @@ class CastoreFs:
         self._last_id = ROOT_ID
         self._directories: OrderedDict[B3Digest, Directory] = OrderedDict()
         self._entries = 0
-        self._found: dict[bytes | None, Any] = {}
+        self._found: dict[object, Any] = {}
 
     def close(self) -> None:
         self._contents.close()
@@ -188,12 +188,11 @@ class CastoreFs:
             raise OSError(errno.EINVAL, "not a file")
         size = min(size, file.size - offset)
         if size <= 0:
-            self._require_right(inode, file)
             return b""
-        data = self._contents.read(file.digest, offset, size)
+        data = self._contents.read(file[:2], offset, size)
         if data is None:
             self._fetch(inode, file)
-            data = self._contents.read(file.digest, offset, size)
+            data = self._contents.read(file[:2], offset, size)
             if data is None:
                 raise OSError(errno.EIO, "dropped at once")
         return data
@@ -214,9 +213,9 @@ class CastoreFs:
         def ask() -> Node | Entries | None:
             return self._root.entries if name is None else self._root.get(name)
 
-        return self._asked(name, "the store", ask) if self.live else ask()
+        return self._asked(("root", name), "the store", ask) if self.live else ask()
 
-    def _asked(self, key: bytes | None, what: str, ask: Callable[[], Any]) -> Any:
+    def _asked(self, key: object, what: str, ask: Callable[[], Any]) -> Any:
         """The answer of a service, if that is far not before another thread has asked it."""
         if self._local:
             return self._guarded(what, ask)
@@ -290,17 +289,12 @@ class CastoreFs:
             self._entries -= 1 + len(dropped.entries)
         return directory
 
-    def _require_right(self, inode: _Inode, file: FileNode) -> None:
-        """Even of an empty file: what the digest names may not be empty."""
-        if file.size == 0 and file.digest != _EMPTY:
-            self._fetch(inode, file)
-
     def _fetch(self, inode: _Inode, file: FileNode) -> None:
         known = inode.verified
 
         def work() -> None:
             what = f"blob {file.digest}"
-            self._guarded(what, lambda: self._contents.fetch(*file[:2], known=known))
+            self._guarded(what, lambda: self._contents.fetch(file[:2], known=known))
             inode.verified = True
 
         if not (self._local and (known or file.size <= _AT_ONCE)):
@@ -313,9 +307,6 @@ class CastoreFs:
         except _FAILURES as error:
             self._log(f"cannot show {what}: {error}")
             raise OSError(errno.EIO, what) from error
-
-
-_EMPTY = B3Digest.of(b"")
 
 
 def _mode(node: Node) -> int:

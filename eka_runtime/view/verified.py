@@ -25,6 +25,7 @@ from eka_runtime.errors import StoreCorrupt
 SMALL = 1 << 16
 """Blobs up to this size are kept as bytes."""
 
+_Key = tuple[B3Digest, int]  # with the size, since who asks for another must not get this one
 _KEPT_BYTES = 1 << 23
 _KEPT_FILES = 64
 _BUFFER = 1 << 20
@@ -35,50 +36,53 @@ class Verified:
 
     def __init__(self, blobs: BlobService) -> None:
         self._blobs = blobs
-        self._small: OrderedDict[B3Digest, bytes] = OrderedDict()
+        self._small: OrderedDict[_Key, bytes] = OrderedDict()
         self._small_size = 0
-        self._files: OrderedDict[B3Digest, int] = OrderedDict()
+        self._files: OrderedDict[_Key, int] = OrderedDict()
         self._lock = threading.Lock()
         self._buffer = memoryview(bytearray(1 << 20))
 
-    def read(self, digest: B3Digest, offset: int, size: int) -> bytes | memoryview | None:
+    def read(self, key: _Key, offset: int, count: int) -> bytes | memoryview | None:
         """None when it has to be fetched first; a memoryview is good until the next call.
+
+        `key` is digest and size of the blob, of which that range must be a part.
 
         OSError (EIO) when a file became shorter after it was verified.
         """
         with self._lock:
-            data = self._small.get(digest)
+            data = self._small.get(key)
             if data is not None:
-                return data[offset : offset + size]
-            fd = self._files.get(digest)
+                return data[offset : offset + count]
+            fd = self._files.get(key)
             if fd is None:
                 return None
-            self._files.move_to_end(digest)
-            wanted = self._buffer[:size]
+            self._files.move_to_end(key)
+            wanted = self._buffer[:count]
             done = 0
             while done < len(wanted):
-                count = os.preadv(fd, [wanted[done:]], offset + done)
-                if count == 0:
-                    raise OSError(errno.EIO, f"blob {digest} became shorter")
-                done += count
+                got = os.preadv(fd, [wanted[done:]], offset + done)
+                if got == 0:
+                    raise OSError(errno.EIO, f"blob {key[0]} became shorter")
+                done += got
             return wanted
 
-    def fetch(self, digest: B3Digest, size: int, *, known: bool = False) -> None:
+    def fetch(self, key: _Key, *, known: bool = False) -> None:
         """Afterwards `read` has it, unless 64 others were fetched since.
 
         A local file that is `known` to be right is not verified again. Raises StoreCorrupt when it
         is missing, or has another digest or size; and what the service raises.
         """
+        digest, size = key
         with require_blob(self._blobs, digest) as reader:
             if size <= SMALL:
-                self._keep_small(digest, _read_small(reader, digest, size))
+                self._keep_small(key, _read_small(reader, digest, size))
                 return
             fd = _descriptor(reader)
             if fd is None:
                 fd = _spooled(reader, digest, size)
             elif not known:
                 _check_file(fd, digest, size)
-        self._keep_file(digest, fd)
+        self._keep_file(key, fd)
 
     def close(self) -> None:
         with self._lock:
@@ -88,17 +92,17 @@ class Verified:
             self._small.clear()
             self._small_size = 0
 
-    def _keep_small(self, digest: B3Digest, data: bytes) -> None:
+    def _keep_small(self, key: _Key, data: bytes) -> None:
         with self._lock:
-            if digest not in self._small:
-                self._small[digest] = data
+            if key not in self._small:
+                self._small[key] = data
                 self._small_size += len(data)
             while self._small_size > _KEPT_BYTES:
                 self._small_size -= len(self._small.popitem(last=False)[1])
 
-    def _keep_file(self, digest: B3Digest, fd: int) -> None:
+    def _keep_file(self, key: _Key, fd: int) -> None:
         with self._lock:
-            if self._files.setdefault(digest, fd) != fd:
+            if self._files.setdefault(key, fd) != fd:
                 os.close(fd)
             if len(self._files) > _KEPT_FILES:
                 os.close(self._files.popitem(last=False)[1])

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.stores import store, store_dir
+from tests.stores import damaged, store, store_dir
 
-__all__ = ["store", "store_dir"]
+__all__ = ["damaged", "store", "store_dir"]
