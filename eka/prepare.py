@@ -26,11 +26,15 @@ from eka_runtime.nix.path import STORE_DIR, StorePath
 from eka_runtime.oci.bundle import Bundle, BundleRequest, Caller, Process, compile_bundle
 from eka_runtime.oci.grants import Grants, resolve_grants
 from eka_runtime.oci.profile import load_profile
+from eka_runtime.store.roots import root_for
 from eka_runtime.view.bind import BindView
 
 
 class Prepared(NamedTuple):
-    """A compiled bundle, and what it was made from that may change behind its back."""
+    """A compiled bundle, and what it was made from that may change behind its back.
+
+    It is not `lasting` when a later start has to be warned of the same.
+    """
 
     bundle: Bundle
     closure: tuple[StorePath, ...]
@@ -38,6 +42,7 @@ class Prepared(NamedTuple):
     view_sources: tuple[str, ...]
     host_files: tuple[str, ...]
     links: tuple[str, ...]
+    lasting: bool
 
 
 def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool) -> Prepared:
@@ -67,8 +72,13 @@ def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool)
     if words[:1] == (SH,):
         require_shell(shell)
     store = reach.store
+    lasting = wanted.lasting
+    if wanted.lock and not wanted.lock.check(programs.closure.values(), reach):
+        lasting = False
     if store.writable:
         store.paths.touch(info.path for info in programs.closure.values())
+        if wanted.lock and programs.closure:
+            store.roots.add(root_for(wanted.lock.file, None))
     view = BindView(store).plan(list(programs.closure.values()))
     request = BundleRequest(
         profile=profile,
@@ -90,9 +100,15 @@ def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool)
         request.closure,
         grants,
         tuple(mount.source for mount in view.mounts),
-        (*profile.host_paths(), *([shell.host] if shell.host else [])),
+        (*profile.host_paths(), *([shell.host] if shell.host else []), *_lock_files(wanted)),
         tuple(link for ref in wanted.packages for link in links_of(ref)),
+        lasting,
     )
+
+
+def _lock_files(wanted: Wanted) -> tuple[str, ...]:
+    # That there is none is a fact that may change, too.
+    return (wanted.statement.lock,) if wanted.statement else ()
 
 
 def _compile(request: BundleRequest, wanted: Wanted, words: tuple[str, ...]) -> Bundle:

@@ -226,4 +226,5 @@ def _as_flags(metadata: ScriptMetadata, found: Mapping[str, Located], block: _Bl
         read=listed("read", metadata.read),
         write=listed("write", metadata.write),
         env=listed("env", metadata.env),
+        locked=metadata.locked,
     )
