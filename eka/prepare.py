@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eka import warm
-from eka.config import Settings, cache_dir, config_dir
+from eka.config import Settings, cache_dir, config_dir, state_dir
 from eka.fetching import Reach
 from eka.packages import links_of, resolve_packages
 from eka.program import Programs
@@ -43,6 +43,7 @@ class Prepared(NamedTuple):
     host_files: tuple[str, ...]
     links: tuple[str, ...]
     lasting: bool
+    subject: str
 
 
 def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool) -> Prepared:
@@ -65,7 +66,7 @@ def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool)
         cwd=cwd,
         grant_cwd=profile.grant_cwd,
         script=wanted.script,
-        own=[os.fspath(cache_dir(os.environ)), os.fspath(config_dir(os.environ))],
+        own=[os.fspath(place(os.environ)) for place in (cache_dir, config_dir, state_dir)],
         hidden=[os.fspath(settings.store)],
     )
     words = _words(wanted, programs)
@@ -103,7 +104,17 @@ def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool)
         (*profile.host_paths(), *([shell.host] if shell.host else []), *_lock_files(wanted)),
         tuple(link for ref in wanted.packages for link in links_of(ref)),
         lasting,
+        _subject(wanted),
     )
+
+
+def _subject(wanted: Wanted) -> str:
+    """What is run, in one word, for a person who reads of it later."""
+    if wanted.script is not None:
+        return os.path.realpath(wanted.script)
+    if wanted.main is not None:
+        return str(wanted.main.path)
+    return wanted.program.words[0] if wanted.program and wanted.program.words else SH
 
 
 def _lock_files(wanted: Wanted) -> tuple[str, ...]:

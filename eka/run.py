@@ -55,7 +55,11 @@ def run_file(
     fingerprint = _fingerprint(file)
     store_dir = Path(flags.store) if flags.store else None
     with get_ready(
-        lambda reach: from_file(file, flags, reach), store_dir, output, offline=flags.offline
+        lambda reach: from_file(file, flags, reach),
+        store_dir,
+        output,
+        offline=flags.offline,
+        record=flags.record,
     ) as found:
         ready, stated = found
         if stated.explain:

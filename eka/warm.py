@@ -38,7 +38,9 @@ WHOLE_CONTENT = 1 << 20
 FLAGS_WITH_VALUE = frozenset(
     (b"-p", b"--package", b"-i", b"--interpreter", b"--read", b"--write", b"--env", b"--store")
 )
-FLAGS_WITHOUT_VALUE = frozenset((b"--net", b"--locked", b"--require-sandbox", b"-q", b"--quiet"))
+FLAGS_WITHOUT_VALUE = frozenset(
+    (b"--net", b"--locked", b"--record", b"--require-sandbox", b"-q", b"--quiet")
+)
 """Flags a record may depend on; any other flag (--explain, --keep, …) takes the cold path."""
 
 
@@ -78,7 +80,13 @@ def start(launch: Record, arguments: list[bytes]) -> int:
         names = names + launch["pass_on_terminal"]
     environ = posix.environ
     passed = [name + b"=" + environ[name] for name in names if name in environ]
-    return enter(launch["plan"], [*launch["args"], *arguments], [*launch["env"], *passed])
+    finished = None
+    if "ledger" in launch:
+        from eka.ledger import begin
+
+        finished = begin(*launch["ledger"])
+    words = [*launch["args"], *arguments]
+    return enter(launch["plan"], words, [*launch["env"], *passed], finished)
 
 
 def split(argv: list[bytes]) -> tuple[list[bytes], bytes, list[bytes]] | None:

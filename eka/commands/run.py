@@ -13,6 +13,7 @@ from eka.context import Context
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--keep", is_flag=True, help="Say where the bundle is.")
+@click.option("--record", is_flag=True, help="Note the run in the ledger.")
 @click.option("--require-sandbox", is_flag=True, help="Refuse a weaker sandbox.")
 @click.argument("target")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…")
@@ -24,6 +25,7 @@ def command(
     target: str,
     arguments: tuple[str, ...],
     keep: bool,
+    record: bool,
     require_sandbox: bool,
 ) -> NoReturn:
     """Run TARGET in a bundle: a store path's program, a program of the -p packages, or a script.
@@ -38,6 +40,7 @@ def command(
         context.store_dir,
         context.output,
         offline=context.offline,
+        record=record,
     ) as (ready, _):
         if require_sandbox:
             require_full_sandbox(ready.host)

@@ -29,6 +29,7 @@ class Flags:
     require_sandbox: bool = False
     explain: bool = False
     keep: bool = False
+    record: bool = False
     json: bool = False
     store: str | None = None
     directory: str | None = None
@@ -69,6 +70,7 @@ FLAGS: Final = (
     Flag("require_sandbox", "--require-sandbox", "", "", True, "refuse a weaker sandbox"),
     Flag("explain", "--explain", "", "", False, "say what would be granted, and run nothing"),
     Flag("keep", "--keep", "", "", False, "keep the bundle and say where it is"),
+    Flag("record", "--record", "", "", False, "note the run in the ledger (`eka log --runs`)"),
     Flag("json", "--json", "", "", False, "print data as JSON objects"),
     Flag("store", "--store", "", "DIR", False, "use the store in DIR (EKA_STORE)"),
     Flag("directory", "--directory", "-C", "DIR", False, "start in DIR"),

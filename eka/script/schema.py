@@ -1,4 +1,4 @@
-"""Exports the JSON Schemas of scripts: `python -m eka.script.schema` in a checkout."""
+"""Exports the JSON Schemas of scripts and runs: `python -m eka.script.schema` in a checkout."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from eka.runs import RunRecord
 from eka.script.lock import LockFile
 from eka.script.metadata import ScriptMetadata
 
@@ -14,6 +15,7 @@ SPEC = Path(__file__).parents[2] / "spec"
 _MODELS: dict[str, type[BaseModel]] = {
     "script-header.schema.json": ScriptMetadata,
     "script-lock.schema.json": LockFile,
+    "run-record.schema.json": RunRecord,
 }
 
 
