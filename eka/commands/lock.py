@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import click
 
+from eka.completing import files, packages
 from eka.context import Context
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", shell_complete=files)
 @click.option("--check", is_flag=True, help="Write nothing; fail if the lock would change.")
-@click.option("-p", "--package", multiple=True, metavar="P", help="As of `eka-run -p P FILE`.")
+@click.option(
+    "-p",
+    "--package",
+    multiple=True,
+    metavar="P",
+    shell_complete=packages,
+    help="As of `eka-run -p P FILE`.",
+)
 @click.option("-i", "--interpreter", metavar="I", help="As of `eka-run -i I FILE`.")
 @click.pass_obj
 def command(

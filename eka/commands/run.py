@@ -8,6 +8,7 @@ from typing import NoReturn
 import click
 
 from eka.commands.grants import Asked, grant_options
+from eka.completing import files, packages
 from eka.context import Context
 
 
@@ -15,8 +16,10 @@ from eka.context import Context
 @click.option("--keep", is_flag=True, help="Say where the bundle is.")
 @click.option("--record", is_flag=True, help="Note the run in the ledger.")
 @click.option("--require-sandbox", is_flag=True, help="Refuse a weaker sandbox.")
-@click.argument("target")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…")
+@click.argument("target", shell_complete=packages)
+@click.argument(
+    "arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…", shell_complete=files
+)
 @grant_options
 @click.pass_obj
 def command(

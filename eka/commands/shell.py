@@ -8,11 +8,12 @@ from typing import NoReturn
 import click
 
 from eka.commands.grants import Asked, grant_options
+from eka.completing import packages
 from eka.context import Context
 
 
 @click.command()
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=packages)
 @click.option("--record", is_flag=True, help="Note the run in the ledger.")
 @grant_options
 @click.pass_obj
