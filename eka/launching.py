@@ -79,14 +79,24 @@ class Ready(NamedTuple):
         """What `warm.start` takes; values for passed variables are looked up at each start."""
         process = self.bundle.spec.process
         passed = self.bundle.passed
+        planned = self.plan()
         return {
             "bundle": os.fsencode(self.bundle_dir()),
-            "plan": self.plan(),
+            "plan": planned,
             "args": [os.fsencode(word) for word in (process and process.args) or ()],
             "env": [os.fsencode(text) for text in (process and process.env) or ()],
             "pass": [os.fsencode(p.name) for p in passed if not p.terminal_only],
             "pass_on_terminal": [os.fsencode(p.name) for p in passed if p.terminal_only],
+            **({"ledger": self._ledger(planned["mode"])} if self.settings.record else {}),
         }
+
+    def _ledger(self, mode: str) -> tuple[bytes, bytes]:
+        """Its place, and what can be said of the run by now."""
+        from eka.runs import head, ledger_file
+
+        prepared = self.prepared
+        line = head(prepared.subject, prepared.bundle, prepared.grants, self.host, mode)
+        return os.fsencode(ledger_file(os.environ)), line
 
     def start(self, arguments: Sequence[str], output: Output) -> int:
         """Takes over the process; the caller ends it with the status."""
@@ -116,12 +126,15 @@ def get_ready(
     output: Output,
     *,
     offline: bool = False,
+    record: bool = False,
 ) -> Iterator[tuple[Ready, T]]:
     """`ask` says what is wanted, given the store, which is closed at the start or at the end.
 
-    What the store lacks is fetched from the far services in force, unless `offline`.
+    What the store lacks is fetched from the far services in force, unless `offline`. The run goes
+    into the ledger with `record`, or if the settings say so.
     """
     settings = load_settings(os.environ, store=store_dir)
+    settings = settings._replace(record=settings.record or record)
     host = probe(environ=_for_probe(settings))
     with Store.open(settings.store) as store:
         reach = Reach(store, settings.services, output, offline=offline)

@@ -48,7 +48,9 @@ FLAGS_WITH_VALUE = frozenset(
         b"--view",
     )
 )
-FLAGS_WITHOUT_VALUE = frozenset((b"--net", b"--require-sandbox", b"-q", b"--quiet"))
+FLAGS_WITHOUT_VALUE = frozenset(
+    (b"--net", b"--locked", b"--record", b"--require-sandbox", b"-q", b"--quiet")
+)
 """Flags a record may depend on; any other flag (--explain, --keep, …) takes the cold path."""
 
 
@@ -88,7 +90,13 @@ def start(launch: Record, arguments: list[bytes]) -> int:
         names = names + launch["pass_on_terminal"]
     environ = posix.environ
     passed = [name + b"=" + environ[name] for name in names if name in environ]
-    return enter(launch["plan"], [*launch["args"], *arguments], [*launch["env"], *passed])
+    finished = None
+    if "ledger" in launch:
+        from eka.ledger import begin
+
+        finished = begin(*launch["ledger"])
+    words = [*launch["args"], *arguments]
+    return enter(launch["plan"], words, [*launch["env"], *passed], finished)
 
 
 def split(argv: list[bytes]) -> tuple[list[bytes], bytes, list[bytes]] | None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from eka.commands.grants import Asked, grant_options
+from eka.completing import packages
 from eka.context import Context
 
 
 @click.command()
-@click.argument("target", metavar="FILE|TARGET|BUNDLE")
+@click.argument("target", metavar="FILE|TARGET|BUNDLE", shell_complete=packages)
 @grant_options
 @click.pass_obj
 def command(context: Context, asked: Asked, target: str) -> None:

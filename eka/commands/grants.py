@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from eka.completing import files, packages, variables
+
 if TYPE_CHECKING:
     from eka.script.flags import Flags
 
@@ -49,14 +51,35 @@ def grant_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="How the store is shown.",
         ),
         click.option(
-            "--env", multiple=True, metavar="NAME[=V]", help="Pass a variable on, or set it."
+            "--env",
+            multiple=True,
+            metavar="NAME[=V]",
+            shell_complete=variables,
+            help="Pass a variable on, or set it.",
         ),
-        click.option("--write", multiple=True, metavar="PATH", help="Show PATH, writable."),
-        click.option("--read", multiple=True, metavar="PATH", help="Show PATH, read-only."),
+        click.option(
+            "--write",
+            multiple=True,
+            metavar="PATH",
+            shell_complete=files,
+            help="Show PATH, writable.",
+        ),
+        click.option(
+            "--read",
+            multiple=True,
+            metavar="PATH",
+            shell_complete=files,
+            help="Show PATH, read-only.",
+        ),
         click.option("--net", is_flag=True, help="Grant the host's network."),
         click.option("-i", "--interpreter", metavar="I", help="Program that runs a script."),
         click.option(
-            "-p", "--package", multiple=True, metavar="P", help="Store path, or link to one."
+            "-p",
+            "--package",
+            multiple=True,
+            metavar="P",
+            shell_complete=packages,
+            help="Store path, or link to one.",
         ),
     ):
         wrapper = option(wrapper)

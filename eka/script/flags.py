@@ -30,6 +30,7 @@ class Flags:
     explain: bool = False
     keep: bool = False
     view: str | None = None
+    record: bool = False
     json: bool = False
     store: str | None = None
     directory: str | None = None
@@ -74,6 +75,7 @@ FLAGS: Final = (
         "view", "--view", "", "VIEW", False, "auto, bind, overlay or fuse (EKA_VIEW)",
         choices=("auto", "bind", "overlay", "fuse"),
     ),
+    Flag("record", "--record", "", "", False, "note the run in the ledger (`eka log --runs`)"),
     Flag("json", "--json", "", "", False, "print data as JSON objects"),
     Flag("store", "--store", "", "DIR", False, "use the store in DIR (EKA_STORE)"),
     Flag("directory", "--directory", "-C", "DIR", False, "start in DIR"),

@@ -46,11 +46,14 @@ class ScriptMetadata(BaseModel):
     env: tuple[Variable, ...] = Field(
         default=(), description="`NAME` passes the caller's variable on, `NAME=value` sets one."
     )
+    locked: bool = Field(
+        default=False, strict=True, description="Refuse to run unless FILE.lock is there and fits."
+    )
 
 
 KEYS = tuple(ScriptMetadata.model_fields)
 
-_EXPECTED = {"interpreter": "a string", "network": "true or false"}
+_EXPECTED = {"interpreter": "a string", "network": "true or false", "locked": "true or false"}
 _EXAMPLES = {
     "interpreter": '"python3"',
     "packages": '["./result"]',
@@ -58,6 +61,7 @@ _EXAMPLES = {
     "read": '["~/data"]',
     "write": '["."]',
     "env": '["NAME", "NAME=value"]',
+    "locked": "true",
 }
 _KINDS = {
     str: "a string",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from eka_runtime.runtime.launch import Plan
 
     Call = Callable[..., int]
+    Finished = Callable[[int], None]
 
 # <linux/sched.h>, <linux/mount.h>, <linux/prctl.h>, <asm/unistd.h>, <bits/siginfo-consts.h>
 CLONE_NEWNS = 0x00020000
@@ -75,14 +76,20 @@ class Refused(Exception):
     """The host denied a namespace; nothing was changed, so another plan may be tried."""
 
 
-def enter(plan: Plan, args: Sequence[bytes], env: Sequence[bytes]) -> int:
+def enter(
+    plan: Plan,
+    args: Sequence[bytes],
+    env: Sequence[bytes],
+    finished: Finished | None = None,
+) -> int:
     """Runs the planned bundle with `args` and `env` (b"NAME=value") and returns its exit status.
 
     That is the program's own, 128+n when signal n ended it, and 125-127 when it never ran; the
     reason is on stderr then. If the launcher was itself sent the signal that ended the program, it
     ends by that signal. Namespaces, signal masks and standard streams are not put back: the caller
-    can only `_exit` with the status. Raises Refused when the user namespace is denied, as it also
-    is to a process with more than one thread.
+    can only `_exit` with the status. `finished`, if given, is called once the program has ended,
+    before this process may end by a signal, with its status, or -n for signal n. Raises Refused
+    when the user namespace is denied, as it also is to a process with more than one thread.
     """
     if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
@@ -92,7 +99,7 @@ def enter(plan: Plan, args: Sequence[bytes], env: Sequence[bytes]) -> int:
         call = binding()
         server = _isolate(plan, call) if plan["mode"] == "outer" else 0
         _link_config(plan["state"])
-        return Launch(plan, call, config, terminal, server).run()
+        return Launch(plan, call, config, terminal, server, finished).run()
     except (OSError, ValueError) as error:
         return _complain(error)
 
@@ -101,10 +108,17 @@ class Launch:
     """One start: the same object in the launcher and, after fork, in its child."""
 
     def __init__(
-        self, plan: Plan, call: Call, config: int, terminal: bool, server: int = 0
+        self,
+        plan: Plan,
+        call: Call,
+        config: int,
+        terminal: bool,
+        server: int,
+        finished: Finished | None,
     ) -> None:
         self.plan = plan
         self.server = server
+        self.finished = finished
         self.call = call
         self.config = config
         self.terminal = terminal
@@ -189,6 +203,8 @@ class Launch:
         code = posix.waitstatus_to_exitcode(int(report[2:]) if report[2:] else self.status)
         if not self.outer:
             code = self._attached_result(code)
+        if self.finished:
+            self.finished(code)
         if -code in self.seen:
             self._die(-code)
         return code if code >= 0 else 128 - code

@@ -26,8 +26,8 @@ def test_every_flag_has_its_effect() -> None:
     flags, rest = parse_flags([
         "-p", "a", "--package", "b", "--package=c", "-i", "sh", "--net",
         "--read", "r", "--write=w", "--env", "A", "--env=B=1=2", "--locked", "--require-sandbox",
-        "--explain", "--keep", "--json", "--store", "s", "-C", "d", "--offline", "--color=never",
-        "-v", "--verbose", "--version", "--help", "FILE", "-x", "--", "--net",
+        "--explain", "--keep", "--record", "--json", "--store", "s", "-C", "d", "--offline",
+        "--color=never", "-v", "--verbose", "--version", "--help", "FILE", "-x", "--", "--net",
     ])  # fmt: skip
     assert rest == ["FILE", "-x", "--", "--net"]
     assert flags == Flags(
@@ -41,6 +41,7 @@ def test_every_flag_has_its_effect() -> None:
         require_sandbox=True,
         explain=True,
         keep=True,
+        record=True,
         json=True,
         store="s",
         directory="d",
