@@ -26,7 +26,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from eka_runtime.castore.epochs import Hold, oldest
+from eka_runtime.castore.epochs import oldest
 from eka_runtime.castore.node import decode_entry
 from eka_runtime.castore.removal import remove_tree
 from eka_runtime.errors import StoreAccessError
@@ -140,13 +140,8 @@ def _require_own(layout: Layout) -> None:
 
 @contextmanager
 def _collection(store: Store) -> Iterator[_Collection]:
-    with collector_lock(store.layout):
-        # Our own presence must not keep anything.
-        store.hold.close()
-        try:
-            yield _Collection(store)
-        finally:
-            store.hold = Hold(store.layout.epochs, store.database)
+    with collector_lock(store.layout), store.uninvolved():
+        yield _Collection(store)
 
 
 class _Collection:
