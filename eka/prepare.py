@@ -55,6 +55,7 @@ def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool)
         write=wanted.write,
         env=wanted.env,
         network=wanted.network,
+        nesting=wanted.nesting,
         base=Path(cwd),
         home=caller.home,
         cwd=cwd,

@@ -51,6 +51,7 @@ class Wanted(NamedTuple):
     read: tuple[Asked, ...] = ()
     write: tuple[Asked, ...] = ()
     env: tuple[Asked, ...] = ()
+    nesting: str | None = None  # who asked for it
     profile: str = "run"
 
 
@@ -64,6 +65,7 @@ def from_flags(flags: Flags, directory: Path | None = None, profile: str = "run"
         read=_paths(flags.read, directory),
         write=_paths(flags.write, directory),
         env=tuple((item.value, item.origin) for item in flags.env),
+        nesting=_asked_by(flags.nesting),
         profile=profile,
     )
 
@@ -150,6 +152,10 @@ def _program(file: str, head: bytes, flags: Flags) -> Program:
         words = tuple(map(os.fsdecode, filter(None, own)))
         return Program(words, f"the first line of {file}", file)
     return Program(("sh",), "default", file)
+
+
+def _asked_by(statement: Stated[bool] | None) -> str | None:
+    return statement.origin if statement and statement.value else None
 
 
 def _split(interpreter: Stated[str]) -> tuple[str, ...]:

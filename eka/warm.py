@@ -38,7 +38,7 @@ WHOLE_CONTENT = 1 << 20
 FLAGS_WITH_VALUE = frozenset(
     (b"-p", b"--package", b"-i", b"--interpreter", b"--read", b"--write", b"--env", b"--store")
 )
-FLAGS_WITHOUT_VALUE = frozenset((b"--net", b"--require-sandbox", b"-q", b"--quiet"))
+FLAGS_WITHOUT_VALUE = frozenset((b"--net", b"--nesting", b"--require-sandbox", b"-q", b"--quiet"))
 """Flags a record may depend on; any other flag (--explain, --keep, …) takes the cold path."""
 
 

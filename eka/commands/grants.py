@@ -19,6 +19,7 @@ class Asked(NamedTuple):
     read: tuple[str, ...]
     write: tuple[str, ...]
     env: tuple[str, ...]
+    nesting: bool
 
     def flags(self) -> Flags:
         """As `eka-run` would have read them from its command line."""
@@ -27,6 +28,7 @@ class Asked(NamedTuple):
         words = [word for value in self.package for word in ("-p", value)]
         words += ["-i", self.interpreter] if self.interpreter else []
         words += ["--net"] if self.net else []
+        words += ["--nesting"] if self.nesting else []
         for name, values in (("read", self.read), ("write", self.write), ("env", self.env)):
             words += [f"--{name}={value}" for value in values]
         return parse_flags(words)[0]
@@ -41,6 +43,9 @@ def grant_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, asked=asked, **values)
 
     for option in (
+        click.option(
+            "--nesting", is_flag=True, help="Let it make namespaces and mounts of its own."
+        ),
         click.option(
             "--env", multiple=True, metavar="NAME[=V]", help="Pass a variable on, or set it."
         ),

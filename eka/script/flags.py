@@ -24,6 +24,7 @@ class Flags:
     network: Stated[bool] | None = None
     read: tuple[Stated[str], ...] = ()
     write: tuple[Stated[str], ...] = ()
+    nesting: Stated[bool] | None = None
     env: tuple[Stated[str], ...] = ()
     locked: bool = False
     require_sandbox: bool = False
@@ -65,6 +66,7 @@ FLAGS: Final = (
     Flag("read", "--read", "", "PATH", True, "show PATH, read-only"),
     Flag("write", "--write", "", "PATH", True, "show PATH, writable"),
     Flag("env", "--env", "", "NAME[=V]", True, "pass a variable on, or set it"),
+    Flag("nesting", "--nesting", "", "", True, "let it make namespaces and mounts of its own"),
     Flag("locked", "--locked", "", "", True, "fail unless FILE.lock is there and current"),
     Flag("require_sandbox", "--require-sandbox", "", "", True, "refuse a weaker sandbox"),
     Flag("explain", "--explain", "", "", False, "say what would be granted, and run nothing"),
@@ -85,7 +87,7 @@ FLAGS: Final = (
 
 _BY_NAME = {name: flag for flag in FLAGS for name in (flag.long, flag.short) if name}
 _LISTS = ("packages", "read", "write", "env")
-_STATED = ("interpreter", "network", *_LISTS)
+_STATED = ("interpreter", "network", "nesting", *_LISTS)
 
 
 def parse_flags(

@@ -217,6 +217,7 @@ def _as_flags(metadata: ScriptMetadata, found: Mapping[str, Located], block: _Bl
         return tuple(stated(key, *pair) for pair in zip(values, offsets, strict=True))
 
     interpreter, network = found.get("interpreter"), found.get("network")
+    nesting = found.get("nesting")
     return Flags(
         packages=listed("packages", metadata.packages),
         interpreter=stated("interpreter", metadata.interpreter, interpreter.value)
@@ -225,5 +226,6 @@ def _as_flags(metadata: ScriptMetadata, found: Mapping[str, Located], block: _Bl
         network=stated("network", metadata.network, network.value) if network else None,
         read=listed("read", metadata.read),
         write=listed("write", metadata.write),
+        nesting=stated("nesting", metadata.nesting, nesting.value) if nesting else None,
         env=listed("env", metadata.env),
     )

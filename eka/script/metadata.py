@@ -43,6 +43,12 @@ class ScriptMetadata(BaseModel):
         default=(), description="Paths to show read-only; relative to the script, `~` is the home."
     )
     write: Texts = Field(default=(), description="Paths to show writable; as `read`.")
+    nesting: bool = Field(
+        default=False,
+        strict=True,
+        description="Let the program make namespaces and mounts of its own: containers, eka in"
+        " eka.",
+    )
     env: tuple[Variable, ...] = Field(
         default=(), description="`NAME` passes the caller's variable on, `NAME=value` sets one."
     )
@@ -50,11 +56,16 @@ class ScriptMetadata(BaseModel):
 
 KEYS = tuple(ScriptMetadata.model_fields)
 
-_EXPECTED = {"interpreter": "a string", "network": "true or false"}
+_EXPECTED = {
+    "interpreter": "a string",
+    "network": "true or false",
+    "nesting": "true or false",
+}
 _EXAMPLES = {
     "interpreter": '"python3"',
     "packages": '["./result"]',
     "network": "false",
+    "nesting": "true",
     "read": '["~/data"]',
     "write": '["."]',
     "env": '["NAME", "NAME=value"]',

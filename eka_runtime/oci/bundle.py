@@ -28,6 +28,7 @@ from eka_runtime.oci.mounts import PlannedMount, inner_home, plan_mounts
 from eka_runtime.oci.profile import Passed, Profile
 from eka_runtime.oci.record import RECORD, blake3_text, bundle_digest, make_record
 from eka_runtime.oci.rootfs import Rootfs, RootfsEntry, write_entries
+from eka_runtime.oci.seccomp import compile_filter, filter_reasons
 from eka_runtime.oci.spec import Capabilities, Rlimit, Root, Spec, User
 from eka_runtime.oci.spec import Process as SpecProcess
 from eka_runtime.oci.spec_linux import IDMapping, Linux, Namespace
@@ -137,15 +138,17 @@ def compile_bundle(request: BundleRequest) -> Bundle:
     cwd, cwd_reason = _working_directory(request.process.cwd, rootfs, planned)
     reasons += [mount.reason for mount in planned]
     reasons += env_reasons
-    reasons += _isolation_reasons(profile, network)
+    reasons += _isolation_reasons(profile, network, _capabilities(profile, grants, uid))
     reasons += [cwd_reason, *_identity_reasons(request, uid)]
+    filter_ = compile_filter(profile, grants)
+    reasons += filter_reasons(profile, grants)
     mappings = [(uid, caller.uid), (gid, caller.gid)]
     spec = Spec(
         ociVersion=OCI_VERSION,
         root=Root(path="rootfs", readonly=True),
         process=_process(request, env, cwd, uid, gid),
         mounts=tuple(mount.mount for mount in planned),
-        linux=_linux(profile, mappings, network),
+        linux=_linux(profile, mappings, network).replace(seccomp=filter_),
         annotations=_annotations(request),
     ).replace(hostname=profile.hostname)
     return Bundle(spec, rootfs.entries(), arrange(reasons), passed_variables(profile, grants))
@@ -167,7 +170,7 @@ def _shared_network(profile: Profile, grants: Grants) -> str | None:
 def _process(
     request: BundleRequest, env: tuple[str, ...], cwd: str, uid: int, gid: int
 ) -> SpecProcess:
-    profile, process = request.profile, request.process
+    profile, process, grants = request.profile, request.process, request.grants
     sets = ("bounding", "effective", "inheritable", "permitted", "ambient")
     limits = tuple(Rlimit(type=one.type, soft=one.soft, hard=one.hard) for one in profile.rlimits)
     return SpecProcess(
@@ -176,9 +179,15 @@ def _process(
         env=env,
         terminal=process.terminal,
         user=User(uid=uid, gid=gid).replace(umask=process.umask),
-        capabilities=Capabilities(**dict.fromkeys(sets, profile.capabilities)),
+        capabilities=Capabilities(**dict.fromkeys(sets, _capabilities(profile, grants, uid))),
         noNewPrivileges=profile.no_new_privileges,
     ).replace(rlimits=limits or None)
+
+
+def _capabilities(profile: Profile, grants: Grants, uid: int) -> tuple[str, ...]:
+    # user_namespaces(7): without it, nobody may map user 0 into a namespace that he makes.
+    needed = {"CAP_SETFCAP"} if grants.nesting is not None and uid == 0 else set()
+    return tuple(sorted(needed | set(profile.capabilities)))
 
 
 def _linux(profile: Profile, mappings: list[tuple[int, int]], network: str | None) -> Linux:
@@ -283,7 +292,9 @@ _NAMESPACES = {
 }
 
 
-def _isolation_reasons(profile: Profile, network: str | None) -> list[Reason]:
+def _isolation_reasons(
+    profile: Profile, network: str | None, capabilities: tuple[str, ...]
+) -> list[Reason]:
     origin = profile.origin("namespaces")
     reasons = [
         Reason("namespace", kind, origin, _NAMESPACES[kind])
@@ -293,7 +304,7 @@ def _isolation_reasons(profile: Profile, network: str | None) -> list[Reason]:
     if network is not None:
         shared = "shared with the host, with its loopback and abstract sockets"
         reasons.append(Reason("namespace", "network", network, shared))
-    granted = ", ".join(profile.capabilities) or "none"
+    granted = ", ".join(capabilities) or "none"
     reasons.append(Reason("capabilities", "all sets", profile.origin("capabilities"), granted))
     for key, detail in (("masked_paths", "hidden"), ("readonly_paths", "read-only")):
         paths: tuple[str, ...] = getattr(profile, key)

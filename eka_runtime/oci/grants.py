@@ -50,6 +50,7 @@ class EnvGrant(NamedTuple):
 
 class Grants(NamedTuple):
     """`paths` has parents before children. `network` is who asked for it, None for no network.
+    `nesting` is who asked for namespaces and mounts of the program's own making.
 
     `covered` are places inside granted directories that are hidden again. `notes` are sentences
     for people about what was not granted, each with the remedy.
@@ -60,6 +61,7 @@ class Grants(NamedTuple):
     env: tuple[EnvGrant, ...] = ()
     notes: tuple[str, ...] = ()
     covered: tuple[str, ...] = ()
+    nesting: str | None = None
 
 
 def resolve_grants(
@@ -72,6 +74,7 @@ def resolve_grants(
     script: Path | None = None,
     env: Sequence[Asked] = (),
     network: str | None = None,
+    nesting: str | None = None,
     own: Sequence[str] = (),
     hidden: Sequence[str] = (),
 ) -> Grants:
@@ -95,7 +98,14 @@ def resolve_grants(
     if script is not None:
         defaults.append(_script(os.path.join(cwd, script), home))
     paths = _arrange(asked, defaults)
-    return Grants(network, paths, _variables(env), tuple(notes), _covered(paths, hidden))
+    return Grants(
+        network=network,
+        paths=paths,
+        env=_variables(env),
+        notes=tuple(notes),
+        covered=_covered(paths, hidden),
+        nesting=nesting,
+    )
 
 
 def _resolve(text: str, origin: str, write: bool, start: str, home: str) -> Grant:

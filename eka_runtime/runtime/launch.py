@@ -12,12 +12,14 @@ import json
 import os
 import re
 import subprocess
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from eka_runtime.errors import HostError, SpecError
-from eka_runtime.runtime.crun import CRUN
+from eka_runtime.linux.seccomp import compile_filter
+from eka_runtime.runtime.crun import BPF_ANNOTATION, CRUN
 from eka_runtime.runtime.enter import enter
 from eka_runtime.runtime.host import Host
 from eka_runtime.runtime.init import Init, find_init
@@ -74,6 +76,8 @@ def plan(
         _own_user_namespace(config, host)
         _ADAPT[mode](config, host)
         kind.adapt(config)
+        if host.bpf:
+            _compile_filter(config)
         init = _add_init(config, find_init()) if mode != "outer" else ()
         if kind.raises_nofile:
             _add_nofile_hole(config)
@@ -238,6 +242,14 @@ def _drop_cgroups(config: Config) -> None:
     """Without a delegated cgroup crun ignores limits, and runc refuses the bundle."""
     for key in ("cgroupsPath", "resources"):
         config["linux"].pop(key, None)
+
+
+def _compile_filter(config: Config) -> None:
+    seccomp = config["linux"].get("seccomp")
+    program = compile_filter(seccomp) if seccomp else None
+    if program is not None:
+        del config["linux"]["seccomp"]
+        config.setdefault("annotations", {})[BPF_ANNOTATION] = b64encode(program).decode("ascii")
 
 
 def _add_init(config: Config, init: Init | None) -> tuple[str, ...]:

@@ -168,3 +168,20 @@ def test_where_eka_keeps_its_records_is_not_granted(world: World, box: Path) -> 
     assert b"where eka keeps its own files" in done.err
     asked = world.script(box, "true", f'write = ["{cache}"]')
     assert world.run(asked, cwd=box).status == 42
+
+
+@pytest.mark.parametrize("granted", [False, True])
+def test_containers_of_its_own(world: World, box: Path, granted: bool) -> None:
+    header = f"nesting = {str(granted).lower()}"
+    script = world.script(box, "unshare -Urm sh -c 'mount -t tmpfs none /tmp && echo made'", header)
+    done = world.run(script)
+    assert (done.out == b"made\n") == granted, done.err.decode()
+
+
+def test_a_filter_is_in_force(world: World, box: Path) -> None:
+    script = world.script(box, "grep -E '^Seccomp(_filters)?:' /proc/self/status")
+    done = world.run(script)
+    assert done.out.split()[1] == b"2", done
+    for runtime in ("crun", "runc"):
+        done = world.run(script, env={"EKA_RUNTIME": runtime})
+        assert done.out.split()[1] == b"2", done

@@ -58,7 +58,7 @@ env = ["API_TOKEN", "A=b=c", "EMPTY="]
         (
             "zzz.y = 1",
             "f:1:1: unknown key `zzz`",
-            "use one of `interpreter`, `packages`, `network`, `read`, `write`, `env`",
+            "use one of `interpreter`, `packages`, `network`, `read`, `write`, `nesting`, `env`",
         ),
         ("read = []\n[[ home ]]\n", "f:2:4: unknown key `home`", None),
         ('"a\\nb" = 1', "f:1:1: unknown key `a\\x0ab`", None),
