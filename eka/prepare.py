@@ -56,6 +56,7 @@ def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool)
         env=wanted.env,
         network=wanted.network,
         nesting=wanted.nesting,
+        limits=wanted.limits,
         base=Path(cwd),
         home=caller.home,
         cwd=cwd,

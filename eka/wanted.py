@@ -51,6 +51,7 @@ class Wanted(NamedTuple):
     read: tuple[Asked, ...] = ()
     write: tuple[Asked, ...] = ()
     env: tuple[Asked, ...] = ()
+    limits: tuple[Asked, ...] = ()
     nesting: str | None = None  # who asked for it
     profile: str = "run"
 
@@ -65,6 +66,7 @@ def from_flags(flags: Flags, directory: Path | None = None, profile: str = "run"
         read=_paths(flags.read, directory),
         write=_paths(flags.write, directory),
         env=tuple((item.value, item.origin) for item in flags.env),
+        limits=tuple((item.value, item.origin) for item in flags.limits),
         nesting=_asked_by(flags.nesting),
         profile=profile,
     )

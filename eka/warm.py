@@ -36,7 +36,17 @@ WHOLE_CONTENT = 1 << 20
 """Scripts up to this size are compared by content, larger files by inode, size and times."""
 
 FLAGS_WITH_VALUE = frozenset(
-    (b"-p", b"--package", b"-i", b"--interpreter", b"--read", b"--write", b"--env", b"--store")
+    (
+        b"-p",
+        b"--package",
+        b"-i",
+        b"--interpreter",
+        b"--read",
+        b"--write",
+        b"--env",
+        b"--limit",
+        b"--store",
+    )
 )
 FLAGS_WITHOUT_VALUE = frozenset((b"--net", b"--nesting", b"--require-sandbox", b"-q", b"--quiet"))
 """Flags a record may depend on; any other flag (--explain, --keep, …) takes the cold path."""

@@ -19,6 +19,7 @@ class Asked(NamedTuple):
     read: tuple[str, ...]
     write: tuple[str, ...]
     env: tuple[str, ...]
+    limit: tuple[str, ...]
     nesting: bool
 
     def flags(self) -> Flags:
@@ -29,8 +30,8 @@ class Asked(NamedTuple):
         words += ["-i", self.interpreter] if self.interpreter else []
         words += ["--net"] if self.net else []
         words += ["--nesting"] if self.nesting else []
-        for name, values in (("read", self.read), ("write", self.write), ("env", self.env)):
-            words += [f"--{name}={value}" for value in values]
+        for name in ("read", "write", "env", "limit"):
+            words += [f"--{name}={value}" for value in getattr(self, name)]
         return parse_flags(words)[0]
 
 
@@ -43,6 +44,12 @@ def grant_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, asked=asked, **values)
 
     for option in (
+        click.option(
+            "--limit",
+            multiple=True,
+            metavar="NAME=N",
+            help="Limit memory, pids, cpu, time, files or file-size.",
+        ),
         click.option(
             "--nesting", is_flag=True, help="Let it make namespaces and mounts of its own."
         ),

@@ -24,6 +24,7 @@ class Flags:
     network: Stated[bool] | None = None
     read: tuple[Stated[str], ...] = ()
     write: tuple[Stated[str], ...] = ()
+    limits: tuple[Stated[str], ...] = ()
     nesting: Stated[bool] | None = None
     env: tuple[Stated[str], ...] = ()
     locked: bool = False
@@ -66,6 +67,7 @@ FLAGS: Final = (
     Flag("read", "--read", "", "PATH", True, "show PATH, read-only"),
     Flag("write", "--write", "", "PATH", True, "show PATH, writable"),
     Flag("env", "--env", "", "NAME[=V]", True, "pass a variable on, or set it"),
+    Flag("limits", "--limit", "", "NAME=N", True, "memory, pids, cpu, time, files, file-size"),
     Flag("nesting", "--nesting", "", "", True, "let it make namespaces and mounts of its own"),
     Flag("locked", "--locked", "", "", True, "fail unless FILE.lock is there and current"),
     Flag("require_sandbox", "--require-sandbox", "", "", True, "refuse a weaker sandbox"),
@@ -86,7 +88,7 @@ FLAGS: Final = (
 )  # fmt: skip
 
 _BY_NAME = {name: flag for flag in FLAGS for name in (flag.long, flag.short) if name}
-_LISTS = ("packages", "read", "write", "env")
+_LISTS = ("packages", "read", "write", "env", "limits")
 _STATED = ("interpreter", "network", "nesting", *_LISTS)
 
 

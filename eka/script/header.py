@@ -226,6 +226,7 @@ def _as_flags(metadata: ScriptMetadata, found: Mapping[str, Located], block: _Bl
         network=stated("network", metadata.network, network.value) if network else None,
         read=listed("read", metadata.read),
         write=listed("write", metadata.write),
+        limits=listed("limits", metadata.limits),
         nesting=stated("nesting", metadata.nesting, nesting.value) if nesting else None,
         env=listed("env", metadata.env),
     )

@@ -19,6 +19,7 @@ from eka_runtime.errors import HeaderError
 
 Text = Annotated[str, Field(strict=True, min_length=1, pattern=r"^[^\x00]+$")]
 Variable = Annotated[str, Field(strict=True, pattern=f"^{VARIABLE}$")]
+Limit = Annotated[str, Field(strict=True, pattern=r"^[a-z-]+=[0-9A-Za-z.]+$")]
 Texts = tuple[Text, ...]
 
 
@@ -43,6 +44,11 @@ class ScriptMetadata(BaseModel):
         default=(), description="Paths to show read-only; relative to the script, `~` is the home."
     )
     write: Texts = Field(default=(), description="Paths to show writable; as `read`.")
+    limits: tuple[Limit, ...] = Field(
+        default=(),
+        description="`memory=512M`, `pids=64`, `cpu=10s`, `time=1m`, `files=256`, `file-size=1G`;"
+        " `none` for no limit.",
+    )
     nesting: bool = Field(
         default=False,
         strict=True,
@@ -69,6 +75,7 @@ _EXAMPLES = {
     "read": '["~/data"]',
     "write": '["."]',
     "env": '["NAME", "NAME=value"]',
+    "limits": '["memory=512M", "time=1m"]',
 }
 _KINDS = {
     str: "a string",
@@ -150,4 +157,5 @@ def _wrong_value(location: tuple[int | str, ...], value: object, where: Place) -
         return where.error(f"empty string in `{key}`", hint=hint)
     if "\0" in value:
         return where.error(f"null character in `{key}`", hint=hint)
-    return where.error(f"{quoted(value)} is not a variable", hint=hint)
+    what = "limit" if key == "limits" else "variable"
+    return where.error(f"{quoted(value)} is not a {what}", hint=hint)

@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from eka_runtime.errors import EkaError, SpecError, UsageError
+from eka_runtime.oci import limits
 from eka_runtime.oci.environment import compile_environment, expand, passed_variables
 from eka_runtime.oci.explain import Reason, arrange
 from eka_runtime.oci.grants import Grants, within
@@ -140,6 +141,8 @@ def compile_bundle(request: BundleRequest) -> Bundle:
     reasons += env_reasons
     reasons += _isolation_reasons(profile, network, _capabilities(profile, grants, uid))
     reasons += [cwd_reason, *_identity_reasons(request, uid)]
+    asked = limits.effective(profile.limits, grants.limits)
+    reasons += limits.reasons(asked)
     filter_ = compile_filter(profile, grants)
     reasons += filter_reasons(profile, grants)
     mappings = [(uid, caller.uid), (gid, caller.gid)]
@@ -148,8 +151,10 @@ def compile_bundle(request: BundleRequest) -> Bundle:
         root=Root(path="rootfs", readonly=True),
         process=_process(request, env, cwd, uid, gid),
         mounts=tuple(mount.mount for mount in planned),
-        linux=_linux(profile, mappings, network).replace(seccomp=filter_),
-        annotations=_annotations(request),
+        linux=_linux(profile, mappings, network).replace(
+            seccomp=filter_, resources=limits.resources(asked)
+        ),
+        annotations={**_annotations(request), **limits.time_annotation(asked)},
     ).replace(hostname=profile.hostname)
     return Bundle(spec, rootfs.entries(), arrange(reasons), passed_variables(profile, grants))
 
@@ -172,7 +177,13 @@ def _process(
 ) -> SpecProcess:
     profile, process, grants = request.profile, request.process, request.grants
     sets = ("bounding", "effective", "inheritable", "permitted", "ambient")
-    limits = tuple(Rlimit(type=one.type, soft=one.soft, hard=one.hard) for one in profile.rlimits)
+    asked = limits.rlimits(limits.effective(profile.limits, grants.limits))
+    kinds = {one.type for one in asked}
+    asked += [
+        Rlimit(type=one.type, soft=one.soft, hard=one.hard)
+        for one in profile.rlimits
+        if one.type not in kinds
+    ]
     return SpecProcess(
         args=process.args,
         cwd=cwd,
@@ -181,7 +192,7 @@ def _process(
         user=User(uid=uid, gid=gid).replace(umask=process.umask),
         capabilities=Capabilities(**dict.fromkeys(sets, _capabilities(profile, grants, uid))),
         noNewPrivileges=profile.no_new_privileges,
-    ).replace(rlimits=limits or None)
+    ).replace(rlimits=tuple(asked) or None)
 
 
 def _capabilities(profile: Profile, grants: Grants, uid: int) -> tuple[str, ...]:

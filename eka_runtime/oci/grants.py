@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eka_runtime.errors import GrantError
+from eka_runtime.oci.limits import LimitGrant, parse_limit
 
 Asked = tuple[str, str]
 """A text and who asked for it, such as ("~/data", "header read")."""
@@ -62,6 +63,7 @@ class Grants(NamedTuple):
     notes: tuple[str, ...] = ()
     covered: tuple[str, ...] = ()
     nesting: str | None = None
+    limits: tuple[LimitGrant, ...] = ()
 
 
 def resolve_grants(
@@ -75,6 +77,7 @@ def resolve_grants(
     env: Sequence[Asked] = (),
     network: str | None = None,
     nesting: str | None = None,
+    limits: Sequence[Asked] = (),
     own: Sequence[str] = (),
     hidden: Sequence[str] = (),
 ) -> Grants:
@@ -105,6 +108,7 @@ def resolve_grants(
         notes=tuple(notes),
         covered=_covered(paths, hidden),
         nesting=nesting,
+        limits=tuple(parse_limit(text, origin) for text, origin in limits),
     )
 
 

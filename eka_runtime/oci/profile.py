@@ -15,6 +15,7 @@ import tomli
 from pydantic import ValidationError
 
 from eka_runtime.errors import ProfileError
+from eka_runtime.oci.limits import LimitGrant, parse_limit
 from eka_runtime.oci.profile_file import MountTable, ProfileFile
 from eka_runtime.oci.spec_base import describe_errors
 from eka_runtime.oci.spec_seccomp import Seccomp
@@ -102,6 +103,7 @@ class Profile:
     files: tuple[Default, ...] = ()
     network_files: tuple[NetworkFile, ...] = ()
     rlimits: tuple[Limit, ...] = ()
+    limits: tuple[LimitGrant, ...] = ()
     seccomp: Seccomp | None = None
     nesting: tuple[str, ...] = ()
     origins: dict[str, str] = field(default_factory=dict)
@@ -231,6 +233,8 @@ def _extend(base: Profile, stated: ProfileFile, name: str) -> Profile:
         base.rlimits,
         (Limit(limit.type, limit.soft, limit.hard, origin) for limit in stated.rlimits),
     )
+    stated_limits = [parse_limit(text, origin) for text in stated.limits]
+    changes["limits"] = _merge(base.limits, stated_limits)
     return replace(base, **changes)
 
 

@@ -136,6 +136,7 @@ class ProfileFile(Table):
     files: dict[InnerPath, FileText] = {}
     network_files: dict[InnerPath, Annotated[list[HostPath], Field(min_length=1)]] = {}
     rlimits: list[RlimitTable] = []
+    limits: list[str] = []
     seccomp: FilterFile | None = None
     nesting: list[SystemCall] = []
 

@@ -24,6 +24,7 @@ from eka_runtime.runtime.enter import enter
 from eka_runtime.runtime.host import Host
 from eka_runtime.runtime.init import Init, find_init
 from eka_runtime.runtime.kind import Config, Kind, namespace_types
+from eka_runtime.runtime.limits import Enforced, Placed, enforce
 from eka_runtime.runtime.runc import RUNC
 
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (CRUN, RUNC)}
@@ -43,8 +44,13 @@ class Plan(TypedDict):
     runtime: tuple[str, ...]  # its path and global options
     path: str  # PATH of the runtime, which looks there for newuidmap
     state: str
-    template: tuple[bytes | str, ...]  # config.json; a str names a hole: args env terminal nofile
+    template: tuple[bytes | str, ...]  # config.json; a str names a hole: args env terminal limits
     descriptors: int  # that the runtime may need; 0 if few
+    rlimits: tuple[tuple[str, int, int], ...]  # name, soft, hard
+    shell: str  # commands of the bundle's shell, ahead of the program
+    milliseconds: int  # that the program may take; 0 for any
+    groups: tuple[Placed, ...]  # control groups to make
+    settle: tuple[tuple[int, str, str], ...]  # and to set once the program runs
     init: tuple[str, ...]  # goes before the program's arguments
     terminal: bool
     cover: tuple[str, ...]  # directories hidden from the runtime
@@ -79,9 +85,11 @@ def plan(
         if host.bpf:
             _compile_filter(config)
         init = _add_init(config, find_init()) if mode != "outer" else ()
-        if kind.raises_nofile:
-            _add_nofile_hole(config)
         descriptors = _needed_descriptors(config) if kind.holds_mounts else 0
+        limits = enforce(config, host, kind, mode, descriptors)
+        rlimits = (*limits.rlimits, *_own_nofile(limits, kind))
+        if rlimits:
+            config["process"]["rlimits"] = [_hole("limits")]
         template = _template(config)
     except (KeyError, TypeError, AttributeError) as error:
         raise SpecError(f"not a config.json that can be started: {error!r}") from error
@@ -100,11 +108,22 @@ def plan(
         init=init,
         terminal=terminal,
         descriptors=descriptors,
+        rlimits=rlimits,
+        shell=limits.shell,
+        milliseconds=limits.milliseconds,
+        groups=limits.groups,
+        settle=limits.settle,
         cover=host.cover if outer else (),
         readonly=_CGROUPS if outer and kind.makes_cgroups and host.uid == 0 else (),
         protect=outer and kind.clones_itself,
         proc=host.proc.encode(),
     )
+
+
+def shortfalls(spec: Mapping[str, Any], host: Host) -> tuple[str, ...]:
+    """Sentences about limits of `spec` that are kept on `host` in part or not at all."""
+    config = copy.deepcopy(dict(spec))
+    return enforce(config, host, KINDS[host.kind], host.mode, 0).lacking
 
 
 def run_bundle(
@@ -208,14 +227,11 @@ def _adapt_outer(config: Config, host: Host) -> None:
             entry["hostID"] = 0
     linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] != "pid"]
     _bind_proc(config)
-    _drop_cgroups(config)
 
 
 def _adapt_direct(config: Config, host: Host) -> None:
     if "pid" not in namespace_types(config):
         config["linux"]["namespaces"].append({"type": "pid"})
-    if host.uid != 0:
-        _drop_cgroups(config)
 
 
 def _adapt_degraded(config: Config, host: Host) -> None:
@@ -236,12 +252,6 @@ def _bind_proc(config: Config) -> None:
             options = {"rbind": None, "nosuid": None, "noexec": None, "nodev": None}
             options |= dict.fromkeys(mount.get("options", []))
             mount |= {"type": "bind", "source": "/proc", "options": [*options]}
-
-
-def _drop_cgroups(config: Config) -> None:
-    """Without a delegated cgroup crun ignores limits, and runc refuses the bundle."""
-    for key in ("cgroupsPath", "resources"):
-        config["linux"].pop(key, None)
 
 
 def _compile_filter(config: Config) -> None:
@@ -268,10 +278,13 @@ def _needed_descriptors(config: Config) -> int:
     return needed if needed > _SMALLEST_NOFILE else 0
 
 
-def _add_nofile_hole(config: Config) -> None:
-    limits = config["process"].setdefault("rlimits", [])
-    if "RLIMIT_NOFILE" not in {limit["type"] for limit in limits}:
-        limits.append(_hole("nofile"))
+def _own_nofile(limits: Enforced, kind: Kind) -> tuple[tuple[str, int, int], ...]:
+    """The caller's own, for a runtime that would leave the program with another."""
+    stated = "RLIMIT_NOFILE" in {name for name, _, _ in limits.rlimits}
+    return (("RLIMIT_NOFILE", _INFINITE, _INFINITE),) if kind.raises_nofile and not stated else ()
+
+
+_INFINITE = 2**64 - 1
 
 
 def _hole(name: str) -> str:
