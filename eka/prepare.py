@@ -55,6 +55,7 @@ def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool)
         write=wanted.write,
         env=wanted.env,
         network=wanted.network,
+        loopback=wanted.loopback,
         nesting=wanted.nesting,
         limits=wanted.limits,
         base=Path(cwd),

@@ -47,7 +47,8 @@ class Wanted(NamedTuple):
     main: PathInfo | None = None
     script: Path | None = None
     arguments: tuple[str, ...] = ()
-    network: str | None = None  # who asked for it
+    network: str | None = None  # who asked for the host's
+    loopback: str | None = None  # who asked for one of its own
     read: tuple[Asked, ...] = ()
     write: tuple[Asked, ...] = ()
     env: tuple[Asked, ...] = ()
@@ -63,6 +64,7 @@ def from_flags(flags: Flags, directory: Path | None = None, profile: str = "run"
             PackageRef(item.value, item.origin, _base(item, directory)) for item in flags.packages
         ),
         network=flags.network_origin,
+        loopback=flags.loopback_origin,
         read=_paths(flags.read, directory),
         write=_paths(flags.write, directory),
         env=tuple((item.value, item.origin) for item in flags.env),

@@ -45,6 +45,7 @@ FLAGS_WITH_VALUE = frozenset(
         b"--write",
         b"--env",
         b"--limit",
+        b"--network",
         b"--store",
     )
 )

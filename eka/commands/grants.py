@@ -16,6 +16,7 @@ class Asked(NamedTuple):
     package: tuple[str, ...]
     interpreter: str | None
     net: bool
+    network: str | None
     read: tuple[str, ...]
     write: tuple[str, ...]
     env: tuple[str, ...]
@@ -29,6 +30,7 @@ class Asked(NamedTuple):
         words = [word for value in self.package for word in ("-p", value)]
         words += ["-i", self.interpreter] if self.interpreter else []
         words += ["--net"] if self.net else []
+        words += ["--network", self.network] if self.network else []
         words += ["--nesting"] if self.nesting else []
         for name in ("read", "write", "env", "limit"):
             words += [f"--{name}={value}" for value in getattr(self, name)]
@@ -58,6 +60,11 @@ def grant_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--write", multiple=True, metavar="PATH", help="Show PATH, writable."),
         click.option("--read", multiple=True, metavar="PATH", help="Show PATH, read-only."),
+        click.option(
+            "--network",
+            type=click.Choice(["off", "loopback", "host"]),
+            help="None (the default), a loopback of its own, or the host's.",
+        ),
         click.option("--net", is_flag=True, help="Grant the host's network."),
         click.option("-i", "--interpreter", metavar="I", help="Program that runs a script."),
         click.option(

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from eka_runtime.nix.path import StorePath
     from eka_runtime.view.plan import ViewPlan
 
+NETWORK_ANNOTATION = "dev.eka.network"
+"""off, loopback or host. Runtimes bring a new loopback up; the launcher knows how not to."""
+
 OCI_VERSION = "1.0.2"
 """What runc 1.1 and crun 1.8 announce; nothing newer is needed."""
 
@@ -139,7 +142,7 @@ def compile_bundle(request: BundleRequest) -> Bundle:
     cwd, cwd_reason = _working_directory(request.process.cwd, rootfs, planned)
     reasons += [mount.reason for mount in planned]
     reasons += env_reasons
-    reasons += _isolation_reasons(profile, network, _capabilities(profile, grants, uid))
+    reasons += _isolation_reasons(profile, grants, network, _capabilities(profile, grants, uid))
     reasons += [cwd_reason, *_identity_reasons(request, uid)]
     asked = limits.effective(profile.limits, grants.limits)
     reasons += limits.reasons(asked)
@@ -154,7 +157,10 @@ def compile_bundle(request: BundleRequest) -> Bundle:
         linux=_linux(profile, mappings, network).replace(
             seccomp=filter_, resources=limits.resources(asked)
         ),
-        annotations={**_annotations(request), **limits.time_annotation(asked)},
+        annotations={
+            **_annotations(request, _network_mode(grants, network)),
+            **limits.time_annotation(asked),
+        },
     ).replace(hostname=profile.hostname)
     return Bundle(spec, rootfs.entries(), arrange(reasons), passed_variables(profile, grants))
 
@@ -215,10 +221,15 @@ def _linux(profile: Profile, mappings: list[tuple[int, int]], network: str | Non
     )
 
 
-def _annotations(request: BundleRequest) -> dict[str, str]:
+def _network_mode(grants: Grants, shared: str | None) -> str:
+    return "host" if shared else "loopback" if grants.loopback else "off"
+
+
+def _annotations(request: BundleRequest, network: str) -> dict[str, str]:
     bases = sorted(path.base for path in request.closure)
     own = {
         "dev.eka.closure": blake3_text("".join(f"{base}\n" for base in bases).encode()),
+        NETWORK_ANNOTATION: network,
         "dev.eka.profile": request.profile.name,
         "dev.eka.view": request.view.strategy,
     }
@@ -295,7 +306,6 @@ _NAMESPACES = {
     "cgroup": "sees itself as the root of the control groups",
     "ipc": "shared memory and message queues of its own",
     "mount": "sees the mounts listed here and no others",
-    "network": "a loopback of its own and no other interface",
     "pid": "sees and signals its own processes only",
     "time": "clocks of its own",
     "user": "only the caller's own user and group exist",
@@ -304,15 +314,21 @@ _NAMESPACES = {
 
 
 def _isolation_reasons(
-    profile: Profile, network: str | None, capabilities: tuple[str, ...]
+    profile: Profile, grants: Grants, network: str | None, capabilities: tuple[str, ...]
 ) -> list[Reason]:
     origin = profile.origin("namespaces")
     reasons = [
         Reason("namespace", kind, origin, _NAMESPACES[kind])
         for kind in profile.namespaces
-        if kind != "network" or network is None
+        if kind != "network"
     ]
-    if network is not None:
+    if network is None:
+        alone = "a loopback of its own and no other interface"
+        reason = Reason("namespace", "network", origin, "one of its own, without any interface up")
+        if grants.loopback is not None:
+            reason = Reason("namespace", "network", grants.loopback, alone)
+        reasons.append(reason)
+    else:
         shared = "shared with the host, with its loopback and abstract sockets"
         reasons.append(Reason("namespace", "network", network, shared))
     granted = ", ".join(capabilities) or "none"

@@ -50,7 +50,8 @@ class EnvGrant(NamedTuple):
 
 
 class Grants(NamedTuple):
-    """`paths` has parents before children. `network` is who asked for it, None for no network.
+    """`paths` has parents before children. `network` is who asked for the host's, `loopback`
+    for one of the run's own; None for neither.
     `nesting` is who asked for namespaces and mounts of the program's own making.
 
     `covered` are places inside granted directories that are hidden again. `notes` are sentences
@@ -64,6 +65,7 @@ class Grants(NamedTuple):
     covered: tuple[str, ...] = ()
     nesting: str | None = None
     limits: tuple[LimitGrant, ...] = ()
+    loopback: str | None = None
 
 
 def resolve_grants(
@@ -78,6 +80,7 @@ def resolve_grants(
     network: str | None = None,
     nesting: str | None = None,
     limits: Sequence[Asked] = (),
+    loopback: str | None = None,
     own: Sequence[str] = (),
     hidden: Sequence[str] = (),
 ) -> Grants:
@@ -108,6 +111,7 @@ def resolve_grants(
         notes=tuple(notes),
         covered=_covered(paths, hidden),
         nesting=nesting,
+        loopback=loopback,
         limits=tuple(parse_limit(text, origin) for text, origin in limits),
     )
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC = 2, 4, 8, 4096, 16384
 MOUNT_ATTR_RDONLY = 1
 AT_FDCWD = -100
@@ -439,7 +440,8 @@ def _isolate(plan: Plan, call: Call) -> None:
     """Namespaces in which the caller is root, and the mounts that the runtime is to find there."""
     uid, gid = posix.geteuid(), posix.getegid()
     try:
-        call("unshare", CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID)
+        network = CLONE_NEWNET if plan["no_network"] else 0
+        call("unshare", CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | network)
     except OSError as error:
         raise Refused(f"unshare: {error.strerror}") from None
     _write("/proc/self/setgroups", b"deny")

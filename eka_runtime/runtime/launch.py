@@ -29,6 +29,7 @@ from eka_runtime.runtime.runc import RUNC
 
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (CRUN, RUNC)}
 
+_NETWORK = "dev.eka.network"  # eka_runtime.oci.bundle
 _PATH_LIMIT = 100  # a socket lies in the state directory, and its path must fit 108 bytes
 _SBIN = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 _SMALLEST_NOFILE = 512
@@ -48,6 +49,7 @@ class Plan(TypedDict):
     descriptors: int  # that the runtime may need; 0 if few
     rlimits: tuple[tuple[str, int, int], ...]  # name, soft, hard
     shell: str  # commands of the bundle's shell, ahead of the program
+    no_network: bool  # a network namespace of the launcher's, with nothing up
     milliseconds: int  # that the program may take; 0 for any
     groups: tuple[Placed, ...]  # control groups to make
     settle: tuple[tuple[int, str, str], ...]  # and to set once the program runs
@@ -82,6 +84,7 @@ def plan(
         _own_user_namespace(config, host)
         _ADAPT[mode](config, host)
         kind.adapt(config)
+        no_network = mode == "outer" and _take_network(config)
         if host.bpf:
             _compile_filter(config)
         init = _add_init(config, find_init()) if mode != "outer" else ()
@@ -110,6 +113,7 @@ def plan(
         descriptors=descriptors,
         rlimits=rlimits,
         shell=limits.shell,
+        no_network=no_network,
         milliseconds=limits.milliseconds,
         groups=limits.groups,
         settle=limits.settle,
@@ -252,6 +256,16 @@ def _bind_proc(config: Config) -> None:
             options = {"rbind": None, "nosuid": None, "noexec": None, "nodev": None}
             options |= dict.fromkeys(mount.get("options", []))
             mount |= {"type": "bind", "source": "/proc", "options": [*options]}
+
+
+def _take_network(config: Config) -> bool:
+    """Runtimes bring up the loopback of a namespace that they make, but not of one they are in."""
+    linux = config["linux"]
+    off = config.get("annotations", {}).get(_NETWORK) == "off"
+    if not off or "network" not in namespace_types(config):
+        return False
+    linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] != "network"]
+    return True
 
 
 def _compile_filter(config: Config) -> None:

@@ -36,6 +36,7 @@ def make_plan(**changes: Any) -> Plan:
         descriptors=0,
         rlimits=(),
         shell="",
+        no_network=False,
         milliseconds=0,
         groups=(),
         settle=(),

@@ -69,11 +69,19 @@ env = ["API_TOKEN", "A=b=c", "EMPTY="]
         ),
         (
             "network = 'true'",
-            "f:1:11: `network` must be true or false, not a string",
+            'f:1:11: `network` must be true, false, "loopback", "host" or "off", not `true`',
             "write it as in `network = false`",
         ),
-        ("network = 1", "f:1:11: `network` must be true or false, not an integer", None),
-        ("network = ''", "f:1:11: `network` must be true or false, not a string", None),
+        (
+            "network = 1",
+            'f:1:11: `network` must be true, false, "loopback", "host" or "off", not an integer',
+            None,
+        ),
+        (
+            "network = ''",
+            'f:1:11: `network` must be true, false, "loopback", "host" or "off", not ``',
+            None,
+        ),
         (
             "packages = 'x'",
             "f:1:12: `packages` must be a list of strings, not a string",
