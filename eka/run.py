@@ -63,9 +63,9 @@ def run_file(
     ) as found:
         ready, stated = found
         if stated.explain:
-            return explain(ready.bundle.reasons, ready.prepared.grants.notes, output)
+            return explain(ready.bundle.reasons, ready.notes(), output)
         if stated.require_sandbox:
-            require_full_sandbox(ready.host)
+            require_full_sandbox(ready)
         if stated.keep:
             output.message(f"bundle: {ready.bundle_dir()}")
         elif ready.prepared.lasting and not flags.directory:

@@ -52,10 +52,13 @@ class Wanted(NamedTuple):
     main: PathInfo | None = None
     script: Path | None = None
     arguments: tuple[str, ...] = ()
-    network: str | None = None  # who asked for it
+    network: str | None = None  # who asked for the host's
+    loopback: str | None = None  # who asked for one of its own
     read: tuple[Asked, ...] = ()
     write: tuple[Asked, ...] = ()
     env: tuple[Asked, ...] = ()
+    limits: tuple[Asked, ...] = ()
+    nesting: str | None = None  # who asked for it
     profile: str = "run"
     view: str | None = None
     lock: Locked | None = None
@@ -70,9 +73,12 @@ def from_flags(flags: Flags, directory: Path | None = None, profile: str = "run"
             PackageRef(item.value, item.origin, _base(item, directory)) for item in flags.packages
         ),
         network=flags.network_origin,
+        loopback=flags.loopback_origin,
         read=_paths(flags.read, directory),
         write=_paths(flags.write, directory),
         env=tuple((item.value, item.origin) for item in flags.env),
+        limits=tuple((item.value, item.origin) for item in flags.limits),
+        nesting=_asked_by(flags.nesting),
         profile=profile,
         view=flags.view,
     )
@@ -181,6 +187,10 @@ def _program(file: str, head: bytes, flags: Flags) -> Program:
         words = tuple(map(os.fsdecode, filter(None, own)))
         return Program(words, f"the first line of {file}", file)
     return Program(("sh",), "default", file)
+
+
+def _asked_by(statement: Stated[bool] | None) -> str | None:
+    return statement.origin if statement and statement.value else None
 
 
 def _split(interpreter: Stated[str]) -> tuple[str, ...]:

@@ -44,12 +44,22 @@ FLAGS_WITH_VALUE = frozenset(
         b"--read",
         b"--write",
         b"--env",
+        b"--limit",
+        b"--network",
         b"--store",
         b"--view",
     )
 )
 FLAGS_WITHOUT_VALUE = frozenset(
-    (b"--net", b"--locked", b"--record", b"--require-sandbox", b"-q", b"--quiet")
+    (
+        b"--net",
+        b"--nesting",
+        b"--locked",
+        b"--record",
+        b"--require-sandbox",
+        b"-q",
+        b"--quiet",
+    )
 )
 """Flags a record may depend on; any other flag (--explain, --keep, …) takes the cold path."""
 

@@ -18,10 +18,13 @@ class Asked(NamedTuple):
     package: tuple[str, ...]
     interpreter: str | None
     net: bool
+    network: str | None
     read: tuple[str, ...]
     write: tuple[str, ...]
     env: tuple[str, ...]
     view: str | None
+    limit: tuple[str, ...]
+    nesting: bool
 
     def flags(self) -> Flags:
         """As `eka-run` would have read them from its command line."""
@@ -31,8 +34,10 @@ class Asked(NamedTuple):
         words += ["-i", self.interpreter] if self.interpreter else []
         words += ["--net"] if self.net else []
         words += ["--view", self.view] if self.view else []
-        for name, values in (("read", self.read), ("write", self.write), ("env", self.env)):
-            words += [f"--{name}={value}" for value in values]
+        words += ["--network", self.network] if self.network else []
+        words += ["--nesting"] if self.nesting else []
+        for name in ("read", "write", "env", "limit"):
+            words += [f"--{name}={value}" for value in getattr(self, name)]
         return parse_flags(words)[0]
 
 
@@ -49,6 +54,15 @@ def grant_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--view",
             type=click.Choice(("auto", "bind", "overlay", "fuse")),
             help="How the store is shown.",
+        ),
+        click.option(
+            "--limit",
+            multiple=True,
+            metavar="NAME=N",
+            help="Limit memory, pids, cpu, time, files or file-size.",
+        ),
+        click.option(
+            "--nesting", is_flag=True, help="Let it make namespaces and mounts of its own."
         ),
         click.option(
             "--env",
@@ -70,6 +84,11 @@ def grant_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="PATH",
             shell_complete=files,
             help="Show PATH, read-only.",
+        ),
+        click.option(
+            "--network",
+            type=click.Choice(["off", "loopback", "host"]),
+            help="None (the default), a loopback of its own, or the host's.",
         ),
         click.option("--net", is_flag=True, help="Grant the host's network."),
         click.option("-i", "--interpreter", metavar="I", help="Program that runs a script."),

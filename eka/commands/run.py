@@ -46,7 +46,7 @@ def command(
         record=record,
     ) as (ready, _):
         if require_sandbox:
-            require_full_sandbox(ready.host)
+            require_full_sandbox(ready)
         if keep:
             context.output.message(f"bundle: {ready.bundle_dir()}")
         os._exit(ready.start(arguments, context.output))

@@ -218,6 +218,7 @@ def _as_flags(metadata: ScriptMetadata, found: Mapping[str, Located], block: Blo
         return tuple(stated(key, *pair) for pair in zip(values, offsets, strict=True))
 
     interpreter, network = found.get("interpreter"), found.get("network")
+    nesting = found.get("nesting")
     return Flags(
         packages=listed("packages", metadata.packages),
         interpreter=stated("interpreter", metadata.interpreter, interpreter.value)
@@ -226,6 +227,8 @@ def _as_flags(metadata: ScriptMetadata, found: Mapping[str, Located], block: Blo
         network=stated("network", metadata.network, network.value) if network else None,
         read=listed("read", metadata.read),
         write=listed("write", metadata.write),
+        limits=listed("limits", metadata.limits),
+        nesting=stated("nesting", metadata.nesting, nesting.value) if nesting else None,
         env=listed("env", metadata.env),
         locked=metadata.locked,
     )
