@@ -10,8 +10,9 @@ Out of scope: deleting (`gc.py`), caches, views.
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +44,7 @@ from eka_runtime.store.roots import Roots
 if TYPE_CHECKING:
     from eka_runtime.castore.batch import Batch
     from eka_runtime.castore.ingest import Ingested
+    from eka_runtime.store.group_commit import GroupCommit
     from eka_runtime.store.verify import Problem, Progress, Verified
 
 __all__ = ["Store", "default_store_dir"]
@@ -62,6 +64,8 @@ class Store:
         self.directories = LocalDirectories(database)
         self.paths = PathInfos(database)
         self.roots = Roots(database)
+        self._guard = threading.Lock()
+        self._loose: GroupCommit | None = None
 
     @classmethod
     def open(cls, root: Path, *, create: bool = True) -> Store:
@@ -290,11 +294,26 @@ class Store:
             raise refusal
 
     def commit_loose(self, batch: Batch) -> None:
-        """Makes contents durable and visible that no path needs yet; see `uploads.py`."""
-        batch.sync()
+        """Makes contents durable and visible that no path needs yet; see `uploads.py`.
+
+        Threads that commit at the same time wait for the disk together.
+        """
+        with self._guard:
+            if self._loose is None:
+                from eka_runtime.store.group_commit import GroupCommit
+
+                self._loose = GroupCommit(self._commit_all_loose)
+        self._loose.commit(batch)
+
+    def _commit_all_loose(self, batches: Sequence[Batch]) -> None:
+        from eka_runtime.castore.batch import sync_all
+
+        sync_all(batches)
         with self.database.transaction() as conn:
-            batch.flush(conn, loose=True)
-        batch.committed()
+            for batch in batches:
+                batch.flush(conn, loose=True)
+        for batch in batches:
+            batch.committed()
 
     def _commit_addressed(
         self, batch: Batch, name: str, address: ContentAddress, ingested: Ingested
