@@ -36,6 +36,7 @@ READ_SIZE = 1 << 18
 
 _OF_DIGEST, _RANDOM = 8, 5
 _REPAIR = "add the same contents again, or run `eka store verify --repair`"
+_ACCESS = "get the right to read it, or look at the system log for errors of the disk"
 _HASH_SIZE = 1 << 20
 _SELECT = "select digest, size, name, pack, start, stored from blob "
 _MANY = 256
@@ -95,7 +96,7 @@ class BlobFiles:
         except FileNotFoundError:
             raise StoreCorrupt(f"{path} is missing", hint=_REPAIR) from None
         except OSError as error:
-            raise StoreAccessError(f"cannot read {path}: {error.strerror}") from error
+            raise StoreAccessError(f"cannot read {path}: {error.strerror}", hint=_ACCESS) from error
 
     def read_packed(self, row: BlobRow) -> bytes:
         """The contents of a small blob, not verified."""
@@ -104,7 +105,9 @@ class BlobFiles:
                 return self.packs.read(row.pack, row.start, row.size)
             data = self.packs.read(row.pack, row.start, row.stored)
         except OSError as error:
-            raise StoreAccessError(f"cannot read {self.place(row)}: {error.strerror}") from error
+            raise StoreAccessError(
+                f"cannot read {self.place(row)}: {error.strerror}", hint=_ACCESS
+            ) from error
         # Expensive to import, and not needed by most stores.
         import zstandard
 
@@ -188,7 +191,9 @@ class LocalBlobs(BlobFiles):
         try:
             return self.packs.read(first.pack, first.start, size)
         except OSError as error:
-            raise StoreAccessError(f"cannot read {self.place(first)}: {error.strerror}") from error
+            raise StoreAccessError(
+                f"cannot read {self.place(first)}: {error.strerror}", hint=_ACCESS
+            ) from error
 
     def of_size(self, size: int) -> list[BlobRow]:
         """A few of those with exactly this many bytes; none below 1 MiB, which have no index."""

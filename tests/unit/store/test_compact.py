@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from eka_runtime.store.compact import compact
 from eka_runtime.store.gc import collect
 from eka_runtime.store.store import Store
