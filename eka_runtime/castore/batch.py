@@ -248,13 +248,23 @@ class Batch:
         return directory.node
 
     def keep_only(self, wanted: Set[B3Digest]) -> set[B3Digest]:
-        """Forgets all that is new but these; returns which of them are new."""
+        """Forgets all that is new but these, and new directories below them; returns what is left.
+
+        Whoever lacks a directory cannot tell which ones he lacks below it.
+        """
         if self._offered:
             self._take_offers()
         unwanted = [digest for digest in self._new_blobs if digest not in wanted]
         self._drop_files([self._new_blobs.pop(digest) for digest in unwanted])
-        for digest in [one for one in self._new_directories if one not in wanted]:
-            del self._new_directories[digest]
+        new, self._new_directories = self._new_directories, {}
+        pending = [digest for digest in new if digest in wanted]
+        while pending:
+            data = new.pop(pending.pop(), None)
+            if data is not None:
+                directory = Directory.decode(data)
+                self._new_directories[directory.digest] = data
+                children = [node for _, node in directory.entries]
+                pending += [one.digest for one in children if isinstance(one, DirectoryNode)]
         return {*self._new_blobs, *self._new_directories}
 
     def sync(self) -> None:

@@ -36,6 +36,7 @@ READ_SIZE = 1 << 18
 
 _OF_DIGEST, _RANDOM = 8, 5
 _REPAIR = "add the same contents again, or run `eka store verify --repair`"
+_ACCESS = "get the right to read it, or look at the system log for errors of the disk"
 _HASH_SIZE = 1 << 20
 _SELECT = "select digest, size, name, pack, start, stored from blob "
 _MANY = 256
@@ -102,7 +103,7 @@ class BlobFiles:
         except FileNotFoundError:
             raise StoreCorrupt(f"{path} is missing", hint=_REPAIR) from None
         except OSError as error:
-            raise StoreAccessError(f"cannot read {path}: {error.strerror}") from error
+            raise StoreAccessError(f"cannot read {path}: {error.strerror}", hint=_ACCESS) from error
 
     def read_packed(self, row: BlobRow) -> bytes:
         """The contents of a small blob, not verified."""
@@ -111,7 +112,9 @@ class BlobFiles:
                 return self.packs.read(row.pack, row.start, row.size)
             data = self.packs.read(row.pack, row.start, row.stored)
         except OSError as error:
-            raise StoreAccessError(f"cannot read {self.place(row)}: {error.strerror}") from error
+            raise StoreAccessError(
+                f"cannot read {self.place(row)}: {error.strerror}", hint=_ACCESS
+            ) from error
         return _decompressed(data, row.size)
 
     def verify_row(self, row: BlobRow) -> None:
@@ -188,7 +191,9 @@ class LocalBlobs(BlobFiles):
             data = self.packs.read(pack, begin, end - begin)
         except OSError as error:
             where = self.place(BlobRow(B3Digest(digest), 0, "", pack, begin))
-            raise StoreAccessError(f"cannot read {where}: {error.strerror}") from error
+            raise StoreAccessError(
+                f"cannot read {where}: {error.strerror}", hint=_ACCESS
+            ) from error
         for _, start, taken, size, digest, stored in run:
             contents = data[start - begin : start - begin + taken]
             if stored is not None:

@@ -58,8 +58,11 @@ _SCHEMA = (
     "insert into epoch values (1)",
 )
 
+_FULL = ("the disk is full", "free some space there and try again")
 _HINTS = {
-    sqlite3.SQLITE_FULL: ("the disk is full", "free some space there and try again"),
+    sqlite3.SQLITE_FULL: _FULL,
+    # Making the -shm file longer, which fails for no other reason in practice.
+    sqlite3.SQLITE_IOERR_SHMSIZE: _FULL,
     sqlite3.SQLITE_READONLY: ("it is read-only", "use a store you can write to (`--store DIR`)"),
     sqlite3.SQLITE_CANTOPEN: ("cannot open it", "check that its directory exists and is yours"),
     sqlite3.SQLITE_PERM: ("permission denied", "use a store you can write to (`--store DIR`)"),
@@ -94,8 +97,8 @@ def _translated(error: sqlite3.DatabaseError, connection: Connection | str) -> E
         where = next((row[2] for row in rows), "database")
     else:
         where = connection
-    if code & 0xFF in _HINTS:
-        problem, hint = _HINTS[code & 0xFF]
+    if advice := _HINTS.get(code) or _HINTS.get(code & 0xFF):
+        problem, hint = advice
         return StoreAccessError(f"{where}: {problem}", hint=hint)
     if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StoreCorrupt(f"{where}: {error}", hint="restore it from a copy, or add it all again")
@@ -225,11 +228,15 @@ class Database:
             connection = self._connect(fresh)
             try:
                 for statement in (
-                    "pragma journal_mode = wal",
+                    "begin",
                     f"pragma application_id = {APPLICATION_ID}",
                     f"pragma user_version = {VERSION}",
                     *_SCHEMA,
                     *schema,
+                    "commit",
+                    # Last: what is in a -wal file when this ends would not come along, and on a
+                    # full disk closing leaves it there without an error.
+                    "pragma journal_mode = wal",
                 ):
                     connection.execute(statement)
             finally:
@@ -246,7 +253,8 @@ class Database:
                 hint="check that its directory exists, is yours, and has space left",
             ) from error
         finally:
-            fresh.unlink(missing_ok=True)
+            for suffix in ("", "-journal"):
+                fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
 
     def _check_version(self, connection: Connection) -> None:
         (application,) = connection.execute("pragma application_id").fetchone()

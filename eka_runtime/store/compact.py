@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import zstandard
 
 from eka_runtime.castore.blobs import BlobRow, decoded
 from eka_runtime.linux.syscalls import syncfs
-from eka_runtime.store.layout import collector_lock
+from eka_runtime.store.layout import access_errors, collector_lock
 from eka_runtime.store.sweep import sweep
 
 if TYPE_CHECKING:
@@ -53,9 +53,12 @@ class _Small(NamedTuple):
 def compact(
     store: Store, *, level: int = LEVEL, progress: Callable[[int, int], None] | None = None
 ) -> Compacted:
-    """Raises StoreCorrupt for damaged contents, which are never compressed."""
+    """Raises StoreCorrupt for damaged contents, which are never compressed, and StoreAccessError.
+
+    What was done until then stays. Nothing else may be added through this Store meanwhile.
+    """
     done = Compacted(0, 0, 0)
-    with collector_lock(store.layout), store.uninvolved():
+    with _alone(store):
         for rows in _raw_rows(store):
             small = list(_compressed(store, rows, level))
             done = Compacted(
@@ -71,6 +74,17 @@ def compact(
         store.blobs.appender.reset()
         sweep(store)
     return done
+
+
+@contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    layout = store.layout
+    with access_errors(layout), collector_lock(layout), store.uninvolved():
+        try:
+            yield
+        finally:
+            # Takes back what was written in vain, after an error.
+            store.blobs.appender.reset()
 
 
 def _raw_rows(store: Store) -> Iterator[list[BlobRow]]:

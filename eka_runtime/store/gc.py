@@ -32,7 +32,7 @@ from eka_runtime.castore.removal import remove_tree
 from eka_runtime.errors import StoreAccessError
 from eka_runtime.nix.path import StorePath
 from eka_runtime.store.closure_views import drop_closure_views
-from eka_runtime.store.layout import collector_lock
+from eka_runtime.store.layout import access_errors, collector_lock
 from eka_runtime.store.marks import Marks
 from eka_runtime.store.roots import Root, claim, kept
 from eka_runtime.store.sweep import (
@@ -85,7 +85,8 @@ def collect(
     """Deletes what no root reaches; `report` is told of every path when it is gone.
 
     Raises StoreError, and deletes nothing, when it cannot be told whether a root is alive, and
-    StoreAccessError when the store is somebody else's or not laid out as ours.
+    StoreAccessError when the store is somebody else's, or not laid out as ours, or something cannot
+    be removed: the next collection goes on there.
     """
     _require_own(store.layout)
     with _collection(store) as work:
@@ -140,7 +141,8 @@ def _require_own(layout: Layout) -> None:
 
 @contextmanager
 def _collection(store: Store) -> Iterator[_Collection]:
-    with collector_lock(store.layout), store.uninvolved():
+    layout = store.layout
+    with access_errors(layout), collector_lock(layout), store.uninvolved():
         yield _Collection(store)
 
 

@@ -232,6 +232,9 @@ def access_errors(layout: Layout) -> Iterator[None]:
     """Turns an OSError into StoreAccessError with advice that fits."""
     try:
         yield
+    except BrokenPipeError:
+        # Not the store's: of whoever is told how it goes.
+        raise
     except OSError as error:
         where = error.filename if isinstance(error.filename, str) else os.fspath(layout.root)
         raise StoreAccessError(

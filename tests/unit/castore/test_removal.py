@@ -89,3 +89,28 @@ def test_what_cannot_be_removed_is_an_error() -> None:
         with unprivileged(), pytest.raises(PermissionError):
             remove_tree(root / "tree")
         assert (root / "tree" / "a").exists()
+
+
+@pytest.mark.parametrize("survived", range(4))
+@pytest.mark.parametrize("backwards", [False, True])
+def test_what_an_interrupted_removal_left_can_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survived: int, backwards: bool
+) -> None:
+    tree = {name: directory(x=NASTY, y=directory(z=NASTY)) for name in "abcd"}
+    to_disk(directory(**tree), tmp_path / "tree")
+    real, moves = os.rename, []
+
+    def rename(old: str, new: str) -> None:
+        if len(moves) == survived:
+            raise KeyboardInterrupt
+        moves.append(new)
+        real(old, new)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        remove_tree(tmp_path / "tree")
+    monkeypatch.undo()
+    assert len(os.listdir(tmp_path)) == 1 + survived
+    for name in sorted(os.listdir(tmp_path), reverse=backwards):
+        remove_tree(tmp_path / name)
+    assert os.listdir(tmp_path) == []
