@@ -24,7 +24,7 @@ import hashlib, os, sys
 sums = {}
 for name in sorted(os.listdir(sys.argv[1])):
     sums[name] = hashlib.sha256(open(os.path.join(sys.argv[1], name), "rb").read()).hexdigest()
-sys.stdout.write(hashlib.sha256(repr(sums).encode()).hexdigest() + '\n')
+sys.stdout.write(hashlib.sha256(repr(sums).encode()).hexdigest())
 """
 
 
