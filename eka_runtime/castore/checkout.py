@@ -23,7 +23,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
@@ -70,7 +69,7 @@ class Linker:
         self.twins = os.fspath(twins)
         self.link = link
         self.stubs = stubs
-        self._fresh = f"{self.twins}/{NEW_PREFIX}{secrets.token_hex(8)}"
+        self._fresh = f"{self.twins}/{NEW_PREFIX}{os.urandom(8).hex()}"
         self._new: dict[str, str] = {}
 
     def __enter__(self) -> Self:

@@ -10,7 +10,6 @@ schema. Out of scope: what the rows mean.
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -222,7 +221,7 @@ class Database:
         return connection
 
     def _create(self, schema: Iterable[str]) -> None:
-        fresh = self.file.with_name(f"{self.file.name}.{secrets.token_hex(8)}")
+        fresh = self.file.with_name(f"{self.file.name}.{os.urandom(8).hex()}")
         try:
             fresh.touch(mode=0o644, exist_ok=False)
             connection = self._connect(fresh)

@@ -16,17 +16,20 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eka_runtime.castore.placing import write_all
 from eka_runtime.errors import StoreCorrupt
 from eka_runtime.linux.syscalls import punch_hole
+
+if TYPE_CHECKING:
+    # 8 ms, which readers of packs do not need to spend.
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 HEADER = b"eka-pack 1\n".ljust(16, b"\0")
 PACK_MAX = 1 << 28
@@ -205,7 +208,7 @@ class Appender:
         return None
 
     def _fresh(self) -> tuple[int, int, int]:
-        number = secrets.randbits(4 * _DIGITS)
+        number = int.from_bytes(os.urandom(_DIGITS // 2))
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         file = self._directory / pack_name(number)
         fd = os.open(file, flags, 0o644)
@@ -221,6 +224,8 @@ class Appender:
     def _hand_over(self) -> None:
         self._wait()
         if self._writer is None:
+            from concurrent.futures import ThreadPoolExecutor
+
             self._writer = ThreadPoolExecutor(1, "eka-pack")
         self._written = self._writer.submit(_write, self._fd, *self._taken())
 
@@ -242,6 +247,8 @@ class Appender:
             try:
                 _write(self._fd, *self._taken())
             except OSError as error:
+                from concurrent.futures import Future
+
                 self._written = Future()
                 self._written.set_exception(error)
                 raise

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
@@ -65,7 +64,7 @@ class Placing:
                 if error.errno not in _NO_TMPFILE:
                     raise
                 self._unnamed = False
-        name = secrets.token_hex(16)
+        name = os.urandom(16).hex()
         self._named.add(name)
         fd = os.open(name, _NEW | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._tmp_fd)
         return NewFile(fd, name)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import tempfile
 import threading
 from collections import OrderedDict
 from typing import BinaryIO
@@ -137,6 +136,8 @@ def _check_file(fd: int, digest: B3Digest, size: int) -> None:
 
 
 def _spooled(reader: BinaryIO, digest: B3Digest, size: int) -> int:
+    import tempfile  # 3 ms that a store on this disk never needs
+
     with tempfile.TemporaryFile(buffering=0) as copy:
         _compare(digest, size, *_digest_of(reader, size, copy.fileno()))
         return os.dup(copy.fileno())

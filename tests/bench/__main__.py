@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-BENCHMARKS = ("start", "store", "scale")
+BENCHMARKS = ("start", "store", "scale", "views")
 
 
 def main(names: list[str]) -> int:

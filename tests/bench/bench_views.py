@@ -1,0 +1,103 @@
+"""The views against each other: stats, listings, 1 GB, and eight readers at once.
+
+Every round is a program that sees the view as a script would, and times itself. For the fuse view
+it is preceded by a fresh mount, so "cold" means that the kernel knows nothing of it and each byte
+is verified; the contents themselves lie in the page cache, as they do for the bind view.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from eka_runtime.castore.removal import remove_tree
+from eka_runtime.store.store import Store
+from tests.bench.bench_store import big_file, small_files
+from tests.bench.measure import Timing, report
+from tests.views import Shown, show_bind, show_fuse
+
+ROUNDS = 7
+FILES = 10_000
+GIB = 1 << 30
+
+READER = """
+import json, os, sys, time
+place, big, small, files = sys.argv[1:5]
+names = [f"{place}/{small}/{n // 1000:03}/file-{n}" for n in range(int(files))]
+def stats():
+    for name in names:
+        os.lstat(name)
+def walk():
+    count = 0
+    for directory, _, found in os.walk(f"{place}/{small}"):
+        for name in found:
+            os.lstat(f"{directory}/{name}")
+def read(name):
+    fd = os.open(name, os.O_RDONLY)
+    while os.read(fd, 1 << 20):
+        pass
+    os.close(fd)
+def gigabyte():
+    read(f"{place}/{big}")
+def one_reader():
+    for name in names:
+        read(name)
+def readers():
+    pids = []
+    for number in range(8):
+        pid = os.fork()
+        if pid == 0:
+            for name in names[number::8]:
+                read(name)
+            os._exit(0)
+        pids.append(pid)
+    for pid in pids:
+        os.waitpid(pid, 0)
+action = globals()[sys.argv[5]]
+found = []
+for _ in range(2):
+    start = time.perf_counter()
+    action()
+    found.append(time.perf_counter() - start)
+print(json.dumps(found))
+"""
+TITLES = {
+    "stats": "10 000 stats of names that are known",
+    "walk": "a walk over 10 000 files with a stat of each",
+    "gigabyte": "one file of 1 GB",
+    "one_reader": "10 000 small files, one reader",
+    "readers": "10 000 small files, eight readers",
+}
+
+
+def run() -> list[object]:
+    with tempfile.TemporaryDirectory(prefix="eka-bench-") as name:
+        place = Path(name)
+        with Store.open(place / "store") as store:
+            big = store.add_tree(big_file(place / "big", GIB))
+            small = store.add_tree(small_files(place / "small", FILES))
+            views = {
+                "bind": show_bind(store, [big, small], place),
+                "fuse": show_fuse(store, [big, small], place),
+            }
+            words = (big.path.base, small.path.base, str(FILES))
+            results = [_compare(action, views, words) for action in TITLES]
+        remove_tree(place / "store")
+    return results
+
+
+def _compare(action: str, views: Mapping[str, Shown], words: tuple[str, ...]) -> object:
+    times: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        for name, view in views.items():
+            done = view.run(sys.executable, "-c", READER, view.place, *words, action)
+            if done.returncode != 0:
+                raise RuntimeError(f"{name} failed: {done.stderr.decode(errors='replace')}")
+            for state, took in zip(("cold", "warm"), json.loads(done.stdout), strict=True):
+                times.setdefault(f"{name}, {state}", []).append(took)
+    timings = [Timing(name, statistics.median(took), min(took)) for name, took in times.items()]
+    return report(f"views: {TITLES[action]}", timings, ["bind, warm"])
