@@ -26,6 +26,8 @@ from eka_runtime.errors import UsageError
 COMMANDS = {
     "run": ("eka.commands.run", "command", "Run a store path, a package's program or a script"),
     "shell": ("eka.commands.shell", "command", "Open a shell with packages on its PATH"),
+    "add": ("eka.commands.add", "add", "Add packages to a script's header"),
+    "remove": ("eka.commands.add", "remove", "Remove packages from a script's header"),
     "lock": ("eka.commands.lock", "command", "Pin what a script uses in FILE.lock, or check it"),
     "explain": ("eka.commands.explain", "command", "Say what a run may see, and who asked for it"),
     "bundle": ("eka.commands.bundle", "group", "Create, show, validate and compare OCI bundles"),

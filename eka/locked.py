@@ -35,8 +35,7 @@ class Statement(NamedTuple):
 
     @classmethod
     def of(cls, file: str, flags: Flags, refs: Sequence[PackageRef], *, scanned: bool) -> Statement:
-        base = os.path.dirname(os.path.realpath(file))
-        texts = None if scanned else tuple(_from_script(ref, base) for ref in refs)
+        texts = None if scanned else tuple(as_stated(ref, file) for ref in refs)
         interpreter = flags.interpreter.value if flags.interpreter else None
         return cls(file, interpreter, texts, _renewal(file, flags))
 
@@ -174,9 +173,9 @@ def _shown(interpreter: str | None) -> str:
     return f"`{interpreter}`" if interpreter else "not stated"
 
 
-def _from_script(ref: PackageRef, base: str) -> str:
+def as_stated(ref: PackageRef, file: str) -> str:
     """The text of a package; a relative one of the command line as the script would state it."""
-    start = os.path.realpath(ref.base)
+    start, base = os.path.realpath(ref.base), os.path.dirname(os.path.realpath(file))
     if start == base or ref.text.startswith(("/", "~")) or "::" in ref.text or "#" in ref.text:
         return ref.text
     return os.path.relpath(os.path.join(start, ref.text), base)

@@ -8,13 +8,12 @@ replaces a file that is none. Out of scope: its text (`eka/script/lock.py`), its
 from __future__ import annotations
 
 import os
-import shlex
-from contextlib import suppress
 from typing import NamedTuple
 
 from eka.fetching import Reach
 from eka.locked import Statement, difference, read_lock
 from eka.packages import resolve_package, resolve_packages
+from eka.replacing import replace_file
 from eka.script.flags import Flags
 from eka.script.lock import Content, Lock, is_ours, parse_lock, render_lock
 from eka.wanted import from_file
@@ -68,7 +67,7 @@ def write(made: Draft, store: Store) -> bool:
             hint="move it away, or give the script another name",
         )
     if changed := old != made.data:
-        replace(made.place, made.data)
+        _replace(made.place, made.data)
     if store.writable and made.lock.closure:
         store.roots.add(root_for(made.place, None))
     return changed
@@ -100,20 +99,11 @@ def _other_paths(old: Lock, new: Lock) -> str:
     return f"`{gone[0]}` is not in the closure any more" if gone else "its text is not canonical"
 
 
-def replace(file: str, data: bytes) -> None:
-    """Atomically, with the permissions that the file had. Raises LockError."""
-    place = os.path.realpath(file)
-    fresh = f"{place}.new-{os.getpid()}"
+def _replace(place: str, data: bytes) -> None:
     try:
-        mode = os.stat(place).st_mode & 0o777 if os.path.exists(place) else 0o666
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with open(descriptor, "wb") as stream:
-            stream.write(data)
-        os.rename(fresh, place)
+        replace_file(place, data)
     except OSError as error:
-        with suppress(OSError):
-            os.unlink(fresh)
         raise LockError(
-            f"cannot write `{file}`: {error.strerror}",
-            hint=f"make `{shlex.quote(os.path.dirname(place))}` writable",
+            f"cannot write `{place}`: {error.strerror}",
+            hint=f"make `{os.path.dirname(place)}` writable",
         ) from error
