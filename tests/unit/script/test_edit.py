@@ -72,7 +72,7 @@ def test_other_bytes_are_kept() -> None:
 def test_what_is_stated_is_not_added_again() -> None:
     script = f"{SHEBANG}#!eka-run -p b\n{block('packages = [ ]', leader='// ')}"
     assert added(script, "b") == script.encode()
-    assert added(script, "a", "b", "a") == script.replace("[ ]", '["a"]').encode()
+    assert added(script, "a", "b", "a") == script.replace("[ ]", '["a" ]').encode()
 
 
 @pytest.mark.parametrize(
