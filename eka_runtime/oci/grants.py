@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,6 +104,8 @@ def resolve_grants(
     if script is not None:
         defaults.append(_script(os.path.join(cwd, script), home))
     paths = _arrange(asked, defaults)
+    names = [os.path.join(start, _expand(text, who, home)) for text, who in (*read, *write)]
+    _check_links(zip(names, asked, strict=True), paths)
     return Grants(
         network=network,
         paths=paths,
@@ -264,6 +266,38 @@ def _arrange(asked: Iterable[Grant], defaults: Iterable[Grant]) -> tuple[Grant, 
         other = merged.get(grant.path)
         merged[grant.path] = _merge(other, grant) if other else grant
     return tuple(sorted(merged.values(), key=_depth_first))
+
+
+def _check_links(asked: Iterable[tuple[str, Grant]], paths: Iterable[Grant]) -> None:
+    """`asked` are grants and the names by which they were asked for.
+
+    A program must not decide by a symbolic link what its next run is granted.
+    """
+    writable = [grant for grant in paths if grant.write]
+    for name, grant in asked:
+        for link in _links(name):
+            for other in writable:
+                if within(link, other.source) and not within(grant.source, other.source):
+                    raise GrantError(
+                        f"`{grant.path}` ({grant.origin}) cannot be granted: `{link}` is a symbolic"
+                        f" link out of `{other.path}`, which the program may write to",
+                        hint=f"grant the place itself, `{grant.source}`",
+                    )
+
+
+def _links(path: str) -> Iterator[str]:
+    """Where the symbolic links are that are met on the way to `path`, which exists."""
+    here, parts = "/", path.split("/")[::-1]
+    while parts:
+        part = parts.pop()
+        place = os.path.normpath(os.path.join(here, part))
+        if part and part != ".." and os.path.islink(place):
+            yield place
+            target = os.readlink(place)
+            here = "/" if target.startswith("/") else here
+            parts += target.split("/")[::-1]
+        else:
+            here = place
 
 
 def _merge(first: Grant, second: Grant) -> Grant:

@@ -151,11 +151,30 @@ def test_a_name_through_a_link_inside_another_grant_is_mounted_where_the_link_le
 ) -> None:
     (world.project / "link").symlink_to(world.outside)
     (world.outside / "deep").mkdir()
-    found = world.resolve(["./link/deep"]).paths
+    found = world.resolve([".", "./link/deep"], grant_cwd=False).paths
     assert found == (
-        tree(world.project, write=True, origin=DEFAULT_CWD),
+        tree(world.project, write=False, origin="flag --read"),
         tree(world.outside / "deep", write=False, origin="flag --read"),
     )
+
+
+@pytest.mark.parametrize("text", ["./link", "./link/deep", "./link/..", "./inner/../link/deep"])
+def test_a_link_out_of_what_can_be_written_is_not_followed(world: World, text: str) -> None:
+    (world.project / "link").symlink_to(world.outside)
+    (world.project / "inner").mkdir(exist_ok=True)
+    (world.outside / "deep").mkdir()
+    with pytest.raises(GrantError, match="which the program may write to") as caught:
+        world.resolve([text])
+    assert "grant the place itself" in (caught.value.hint or "")
+    assert world.resolve([text], grant_cwd=False).paths
+
+
+def test_a_link_within_what_can_be_written_is_followed(world: World) -> None:
+    (world.project / "inner").mkdir(exist_ok=True)
+    (world.project / "link").symlink_to("inner")
+    assert [grant.source for grant in world.resolve(["./link"]).paths][1:] == [
+        str(world.project / "inner")
+    ]
 
 
 def test_dots_after_a_link_go_where_the_kernel_goes(world: World) -> None:
