@@ -65,6 +65,10 @@ def cache_dir(environ: Mapping[str, str]) -> Path:
     return _xdg(environ, "XDG_CACHE_HOME", ".cache") / "eka"
 
 
+def data_dir(environ: Mapping[str, str]) -> Path:
+    return _xdg(environ, "XDG_DATA_HOME", ".local/share") / "eka"
+
+
 def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
     # The XDG base directory specification: relative values are invalid and ignored.
     value = environ.get(variable, "")

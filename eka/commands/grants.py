@@ -20,6 +20,8 @@ class Asked(NamedTuple):
     read: tuple[str, ...]
     write: tuple[str, ...]
     env: tuple[str, ...]
+    device: tuple[str, ...]
+    home: str | None
     limit: tuple[str, ...]
     nesting: bool
 
@@ -31,8 +33,9 @@ class Asked(NamedTuple):
         words += ["-i", self.interpreter] if self.interpreter else []
         words += ["--net"] if self.net else []
         words += ["--network", self.network] if self.network else []
+        words += ["--home", self.home] if self.home else []
         words += ["--nesting"] if self.nesting else []
-        for name in ("read", "write", "env", "limit"):
+        for name in ("read", "write", "env", "device", "limit"):
             words += [f"--{name}={value}" for value in getattr(self, name)]
         return parse_flags(words)[0]
 
@@ -46,6 +49,14 @@ def grant_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, asked=asked, **values)
 
     for option in (
+        click.option(
+            "--device", multiple=True, metavar="PATH", help="Show a device such as /dev/kvm."
+        ),
+        click.option(
+            "--home",
+            type=click.Choice(["private", "persistent", "none"]),
+            help="An empty home for each run, one that the script keeps, or none.",
+        ),
         click.option(
             "--limit",
             multiple=True,
