@@ -84,6 +84,10 @@ def state_dir(environ: Mapping[str, str]) -> Path:
     return _xdg(environ, "XDG_STATE_HOME", ".local/state") / "eka"
 
 
+def data_dir(environ: Mapping[str, str]) -> Path:
+    return _xdg(environ, "XDG_DATA_HOME", ".local/share") / "eka"
+
+
 def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
     # The XDG base directory specification: relative values are invalid and ignored.
     value = environ.get(variable, "")

@@ -86,7 +86,10 @@ class Ready(NamedTuple):
 
     def plan(self) -> Plan:
         state = default_state_directory(os.environ)
-        return plan(self.bundle.spec.to_data(), self.bundle_dir(), self.host, state=state)
+        granted = {grant.path for grant in self.prepared.grants.paths}
+        return plan(
+            self.bundle.spec.to_data(), self.bundle_dir(), self.host, state=state, granted=granted
+        )
 
     def launch(self) -> warm.Record:
         """What `warm.start` takes; values for passed variables are looked up at each start."""

@@ -8,23 +8,25 @@ executed here.
 from __future__ import annotations
 
 import grp
+import hashlib
 import os
 import pwd
 from pathlib import Path
 from typing import NamedTuple
 
 from eka import warm
-from eka.config import Settings, cache_dir, config_dir, state_dir
+from eka.config import Settings, cache_dir, config_dir, data_dir, state_dir
 from eka.fetching import Reach
 from eka.packages import links_of, resolve_packages
 from eka.program import Programs
 from eka.shell import find_shell, require_shell
 from eka.version import __version__
 from eka.wanted import SH, Wanted
-from eka_runtime.errors import CwdError
+from eka_runtime.errors import CwdError, GrantError, UsageError
 from eka_runtime.nix.path import STORE_DIR, StorePath
 from eka_runtime.oci.bundle import Bundle, BundleRequest, Caller, Process, compile_bundle
-from eka_runtime.oci.grants import Grants, resolve_grants
+from eka_runtime.oci.grants import Grant, Grants, resolve_grants, within
+from eka_runtime.oci.mounts import inner_home
 from eka_runtime.oci.profile import load_profile
 from eka_runtime.runtime.probe import overlay_obstacle
 from eka_runtime.store.roots import root_for
@@ -63,6 +65,8 @@ def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool)
         env=wanted.env,
         network=wanted.network,
         loopback=wanted.loopback,
+        devices=wanted.devices,
+        device_names=profile.devices,
         nesting=wanted.nesting,
         limits=wanted.limits,
         base=Path(cwd),
@@ -73,6 +77,7 @@ def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool)
         own=[os.fspath(place(os.environ)) for place in (cache_dir, config_dir, state_dir)],
         hidden=[os.fspath(settings.store)],
     )
+    grants, kept = _with_home(grants, wanted, caller)
     words = _words(wanted, programs)
     if words[:1] == (SH,):
         require_shell(shell)
@@ -109,7 +114,7 @@ def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool)
         _compile(request, wanted, words),
         request.closure,
         grants,
-        tuple(mount.source for mount in view.mounts),
+        (*(mount.source for mount in view.mounts), *kept),
         (*profile.host_paths(), *([shell.host] if shell.host else []), *_lock_files(wanted)),
         tuple(link for ref in wanted.packages for link in links_of(ref)),
         lasting,
@@ -129,6 +134,30 @@ def _subject(wanted: Wanted) -> str:
 def _lock_files(wanted: Wanted) -> tuple[str, ...]:
     # That there is none is a fact that may change, too.
     return (wanted.statement.lock,) if wanted.statement else ()
+
+
+def _with_home(grants: Grants, wanted: Wanted, caller: Caller) -> tuple[Grants, tuple[str, ...]]:
+    """The grants with the home that was asked for, and the directory that must be there for it.
+
+    A persistent home is made now, private to the caller and named after the script's place.
+    """
+    if wanted.home is None or wanted.home[0] != "persistent":
+        return grants._replace(home=wanted.home), ()
+    origin = wanted.home[1]
+    if wanted.script is None:
+        raise UsageError(f"a persistent home ({origin}) is a script's", hint="run a script file")
+    place = inner_home("private", caller.home)
+    if place != caller.home or any(within(place, grant.path) for grant in grants.paths):
+        raise GrantError(f"a persistent home ({origin}) cannot be at `{caller.home}` here")
+    script = os.fsencode(os.path.realpath(wanted.script))
+    name = f"{wanted.script.name}-{hashlib.blake2b(script, digest_size=10).hexdigest()}"
+    kept = data_dir(os.environ) / "home" / name
+    try:
+        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise GrantError(f"cannot make the home `{kept}` ({origin}): {error.strerror}") from error
+    grant = Grant(place, True, origin, os.path.realpath(kept), True)
+    return grants._replace(paths=(grant, *grants.paths)), (os.fspath(kept),)
 
 
 def _compile(request: BundleRequest, wanted: Wanted, words: tuple[str, ...]) -> Bundle:

@@ -58,6 +58,8 @@ class Wanted(NamedTuple):
     write: tuple[Asked, ...] = ()
     env: tuple[Asked, ...] = ()
     limits: tuple[Asked, ...] = ()
+    devices: tuple[Asked, ...] = ()
+    home: Asked | None = None
     nesting: str | None = None  # who asked for it
     profile: str = "run"
     view: str | None = None
@@ -77,6 +79,8 @@ def from_flags(flags: Flags, directory: Path | None = None, profile: str = "run"
         read=_paths(flags.read, directory),
         write=_paths(flags.write, directory),
         env=tuple((item.value, item.origin) for item in flags.env),
+        devices=tuple((item.value, item.origin) for item in flags.devices),
+        home=(flags.home.value, flags.home.origin) if flags.home else None,
         limits=tuple((item.value, item.origin) for item in flags.limits),
         nesting=_asked_by(flags.nesting),
         profile=profile,

@@ -44,6 +44,8 @@ FLAGS_WITH_VALUE = frozenset(
         b"--read",
         b"--write",
         b"--env",
+        b"--device",
+        b"--home",
         b"--limit",
         b"--network",
         b"--store",
@@ -98,15 +100,29 @@ def start(launch: Record, arguments: list[bytes]) -> int:
     names = launch["pass"]
     if any(map(posix.isatty, (0, 1, 2))):
         names = names + launch["pass_on_terminal"]
-    environ = posix.environ
-    passed = [name + b"=" + environ[name] for name in names if name in environ]
+    passed = _passed(names, launch["env"])
+    # A passed variable takes the place of one that the bundle sets: programs see the first.
+    stated = [text for text in launch["env"] if text.partition(b"=")[0] not in passed]
+    variables = [name + b"=" + value for name, value in passed.items()]
     finished = None
     if "ledger" in launch:
         from eka.ledger import begin
 
         finished = begin(*launch["ledger"])
     words = [*launch["args"], *arguments]
-    return enter(launch["plan"], words, [*launch["env"], *passed], finished)
+    return enter(launch["plan"], words, [*stated, *variables], finished)
+
+
+def _passed(names: list[bytes], stated: list[bytes]) -> dict[bytes, bytes]:
+    """The caller's variables of these names; `NAME*` are all that begin so and are not stated."""
+    environ = posix.environ
+    patterns = tuple(name[:-1] for name in names if name.endswith(b"*"))
+    found = {name: environ[name] for name in names if name in environ}
+    if patterns:
+        own = {text.partition(b"=")[0] for text in stated}
+        more = (name for name in environ if name.startswith(patterns) and name not in own)
+        found |= {name: environ[name] for name in more}
+    return found
 
 
 def split(argv: list[bytes]) -> tuple[list[bytes], bytes, list[bytes]] | None:

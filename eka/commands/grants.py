@@ -23,6 +23,8 @@ class Asked(NamedTuple):
     write: tuple[str, ...]
     env: tuple[str, ...]
     view: str | None
+    device: tuple[str, ...]
+    home: str | None
     limit: tuple[str, ...]
     nesting: bool
 
@@ -35,8 +37,9 @@ class Asked(NamedTuple):
         words += ["--net"] if self.net else []
         words += ["--view", self.view] if self.view else []
         words += ["--network", self.network] if self.network else []
+        words += ["--home", self.home] if self.home else []
         words += ["--nesting"] if self.nesting else []
-        for name in ("read", "write", "env", "limit"):
+        for name in ("read", "write", "env", "device", "limit"):
             words += [f"--{name}={value}" for value in getattr(self, name)]
         return parse_flags(words)[0]
 
@@ -54,6 +57,14 @@ def grant_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--view",
             type=click.Choice(("auto", "bind", "overlay", "fuse")),
             help="How the store is shown.",
+        ),
+        click.option(
+            "--device", multiple=True, metavar="PATH", help="Show a device such as /dev/kvm."
+        ),
+        click.option(
+            "--home",
+            type=click.Choice(["private", "persistent", "none"]),
+            help="An empty home for each run, one that the script keeps, or none.",
         ),
         click.option(
             "--limit",

@@ -24,6 +24,8 @@ class Flags:
     network: Stated[bool | str] | None = None  # true is host, false is off
     read: tuple[Stated[str], ...] = ()
     write: tuple[Stated[str], ...] = ()
+    devices: tuple[Stated[str], ...] = ()
+    home: Stated[str] | None = None
     limits: tuple[Stated[str], ...] = ()
     nesting: Stated[bool] | None = None
     env: tuple[Stated[str], ...] = ()
@@ -81,6 +83,11 @@ FLAGS: Final = (
     Flag("read", "--read", "", "PATH", True, "show PATH, read-only"),
     Flag("write", "--write", "", "PATH", True, "show PATH, writable"),
     Flag("env", "--env", "", "NAME[=V]", True, "pass a variable on, or set it"),
+    Flag("devices", "--device", "", "PATH", True, "show a device such as /dev/kvm"),
+    Flag(
+        "home", "--home", "", "MODE", True, "private (empty), persistent (the script's own), none",
+        choices=("private", "persistent", "none"),
+    ),
     Flag("limits", "--limit", "", "NAME=N", True, "memory, pids, cpu, time, files, file-size"),
     Flag("nesting", "--nesting", "", "", True, "let it make namespaces and mounts of its own"),
     Flag("locked", "--locked", "", "", True, "fail unless FILE.lock is there and current"),
@@ -107,8 +114,8 @@ FLAGS: Final = (
 )  # fmt: skip
 
 _BY_NAME = {name: flag for flag in FLAGS for name in (flag.long, flag.short) if name}
-_LISTS = ("packages", "read", "write", "env", "limits")
-_STATED = ("interpreter", "network", "nesting", *_LISTS)
+_LISTS = ("packages", "read", "write", "env", "devices", "limits")
+_STATED = ("interpreter", "network", "nesting", "home", *_LISTS)
 
 
 def parse_flags(

@@ -218,7 +218,7 @@ def _as_flags(metadata: ScriptMetadata, found: Mapping[str, Located], block: Blo
         return tuple(stated(key, *pair) for pair in zip(values, offsets, strict=True))
 
     interpreter, network = found.get("interpreter"), found.get("network")
-    nesting = found.get("nesting")
+    nesting, home = found.get("nesting"), found.get("home")
     return Flags(
         packages=listed("packages", metadata.packages),
         interpreter=stated("interpreter", metadata.interpreter, interpreter.value)
@@ -228,6 +228,8 @@ def _as_flags(metadata: ScriptMetadata, found: Mapping[str, Located], block: Blo
         read=listed("read", metadata.read),
         write=listed("write", metadata.write),
         limits=listed("limits", metadata.limits),
+        devices=listed("devices", metadata.devices),
+        home=stated("home", metadata.home, home.value) if home else None,
         nesting=stated("nesting", metadata.nesting, nesting.value) if nesting else None,
         env=listed("env", metadata.env),
         locked=metadata.locked,

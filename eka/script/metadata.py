@@ -20,6 +20,7 @@ from eka_runtime.errors import HeaderError
 Text = Annotated[str, Field(strict=True, min_length=1, pattern=r"^[^\x00]+$")]
 Variable = Annotated[str, Field(strict=True, pattern=f"^{VARIABLE}$")]
 Limit = Annotated[str, Field(strict=True, pattern=r"^[a-z-]+=[0-9A-Za-z.]+$")]
+Home = Literal["private", "persistent", "none"]
 Network = StrictBool | Literal["off", "loopback", "host"]
 Texts = tuple[Text, ...]
 
@@ -49,6 +50,15 @@ class ScriptMetadata(BaseModel):
         default=(), description="Paths to show read-only; relative to the script, `~` is the home."
     )
     write: Texts = Field(default=(), description="Paths to show writable; as `read`.")
+    devices: Texts = Field(
+        default=(),
+        description="Devices to show, such as `/dev/kvm`, by names that the profile has.",
+    )
+    home: Home = Field(
+        default="private",
+        description="`private`: an empty one for each run; `persistent`: a directory that only this"
+        " script has; `none`.",
+    )
     limits: tuple[Limit, ...] = Field(
         default=(),
         description="`memory=512M`, `pids=64`, `cpu=10s`, `time=1m`, `files=256`, `file-size=1G`;"
@@ -61,7 +71,9 @@ class ScriptMetadata(BaseModel):
         " eka.",
     )
     env: tuple[Variable, ...] = Field(
-        default=(), description="`NAME` passes the caller's variable on, `NAME=value` sets one."
+        default=(),
+        description="`NAME` passes the caller's variable on, `NAME*` all that begin so,"
+        " `NAME=value` sets one.",
     )
     locked: bool = Field(
         default=False, strict=True, description="Refuse to run unless FILE.lock is there and fits."
@@ -75,12 +87,15 @@ _EXPECTED = {
     "network": 'true, false, "loopback", "host" or "off"',
     "nesting": "true or false",
     "locked": "true or false",
+    "home": '"private", "persistent" or "none"',
 }
 _EXAMPLES = {
     "interpreter": '"python3"',
     "packages": '["./result"]',
     "network": "false",
     "nesting": "true",
+    "devices": '["/dev/kvm"]',
+    "home": '"persistent"',
     "read": '["~/data"]',
     "write": '["."]',
     "env": '["NAME", "NAME=value"]',
@@ -159,8 +174,8 @@ def _wrong_value(location: tuple[int | str, ...], value: object, where: Place) -
     key, is_element = str(location[0]), isinstance((*location, "")[1], int)
     hint = f"write it as in `{key} = {_EXAMPLES[key]}`"
     expected = "a string" if is_element else _EXPECTED.get(key, "a list of strings")
-    if key == "network" and isinstance(value, str):
-        return where.error(f"`network` must be {expected}, not {quoted(value)}", hint=hint)
+    if key in ("network", "home") and isinstance(value, str):
+        return where.error(f"`{key}` must be {expected}, not {quoted(value)}", hint=hint)
     if not isinstance(value, str) or expected != "a string":
         kind = _KINDS.get(type(value), "a date or time")
         what = f"each element of `{key}`" if is_element else f"`{key}`"

@@ -7,8 +7,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 from eka_runtime.errors import HeaderError
 
-VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*(=[^\x00]*)?"
-"""`NAME` or `NAME=value`; to be matched in full."""
+VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*(\*|=[^\x00]*)?"
+"""`NAME`, `NAME*` or `NAME=value`; to be matched in full."""
 
 T = TypeVar("T")
 

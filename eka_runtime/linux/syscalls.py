@@ -11,6 +11,7 @@ import errno
 import functools
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
+SYS_OPENAT2 = 437
+AT_FDCWD = -100
+RESOLVE_NO_SYMLINKS = 0x04
 
 _ADVICE = {
     errno.ENOSYS: "the kernel is too old, or a seccomp filter hides this system call",
@@ -58,6 +62,17 @@ def punch_hole(fd: int, start: int, size: int) -> None:
     """Gives the blocks of a range back; it reads as zeros. The size of the file stays."""
     flags = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
     _check("fallocate", _libc().fallocate(fd, flags, start, size))
+
+
+def opens_without_links(path: str) -> bool:
+    """Whether openat2(2) with RESOLVE_NO_SYMLINKS works here, and on `path`."""
+    flags = os.O_PATH | os.O_CLOEXEC
+    how = b"".join(word.to_bytes(8, sys.byteorder) for word in (flags, 0, RESOLVE_NO_SYMLINKS))
+    fd = _libc().syscall(SYS_OPENAT2, AT_FDCWD, os.fsencode(path), how, len(how))
+    if fd < 0:
+        return False
+    os.close(fd)
+    return True
 
 
 def die_with_parent() -> None:

@@ -25,7 +25,7 @@ from eka_runtime.oci import limits
 from eka_runtime.oci.environment import compile_environment, expand, passed_variables
 from eka_runtime.oci.explain import Reason, arrange
 from eka_runtime.oci.grants import Grants, within
-from eka_runtime.oci.mounts import PlannedMount, inner_home, plan_mounts
+from eka_runtime.oci.mounts import PlannedMount, home_mode, inner_home, plan_mounts
 from eka_runtime.oci.profile import Passed, Profile
 from eka_runtime.oci.record import RECORD, blake3_text, bundle_digest, make_record
 from eka_runtime.oci.rootfs import Rootfs, RootfsEntry, write_entries
@@ -123,7 +123,7 @@ def compile_bundle(request: BundleRequest) -> Bundle:
     """The order of the request's collections does not matter. Raises SpecError for conflicts."""
     profile, grants, caller = request.profile, request.grants, request.caller
     _check_caller(caller)
-    home = inner_home(profile, caller.home)
+    home = inner_home(home_mode(profile, grants)[0], caller.home)
     uid, gid = (0, 0) if request.root_inside else (caller.uid, caller.gid)
     values = {
         "gid": str(gid),

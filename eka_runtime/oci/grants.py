@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ RESERVED = ("/bin", "/dev", "/etc", "/nix", "/nix/store", "/proc", "/sys", "/tmp
 _CLOSED = ("/proc", "/nix/store")
 _FIXED = ("/bin/sh", "/usr/bin/env", "/dev/pts", "/dev/ptmx", "/dev/console")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?\Z")
 
 
 class Grant(NamedTuple):
@@ -39,10 +41,14 @@ class Grant(NamedTuple):
     origin: str
     source: str
     directory: bool
+    device: bool = False
 
 
 class EnvGrant(NamedTuple):
-    """`value` None: taken from the caller's environment at each launch, and never written down."""
+    """`value` None: taken from the caller's environment at each launch, and never written down.
+
+    A name that ends in `*` stands for all that begin so and that the bundle does not set itself.
+    """
 
     name: str
     value: str | None
@@ -52,6 +58,7 @@ class EnvGrant(NamedTuple):
 class Grants(NamedTuple):
     """`paths` has parents before children. `network` is who asked for the host's, `loopback`
     for one of the run's own; None for neither.
+    `home` is a mode (private, none) that replaces the profile's; a persistent one is a path.
     `nesting` is who asked for namespaces and mounts of the program's own making.
 
     `covered` are places inside granted directories that are hidden again. `notes` are sentences
@@ -66,6 +73,7 @@ class Grants(NamedTuple):
     nesting: str | None = None
     limits: tuple[LimitGrant, ...] = ()
     loopback: str | None = None
+    home: Asked | None = None
 
 
 def resolve_grants(
@@ -81,6 +89,8 @@ def resolve_grants(
     nesting: str | None = None,
     limits: Sequence[Asked] = (),
     loopback: str | None = None,
+    devices: Sequence[Asked] = (),
+    device_names: Sequence[str] = (),
     own: Sequence[str] = (),
     hidden: Sequence[str] = (),
 ) -> Grants:
@@ -103,7 +113,10 @@ def resolve_grants(
             notes.append(objection)
     if script is not None:
         defaults.append(_script(os.path.join(cwd, script), home))
+    names = [os.path.join(start, _expand(text, who, home)) for text, who in (*read, *write)]
+    asked += [_device(text, origin, device_names) for text, origin in devices]
     paths = _arrange(asked, defaults)
+    _check_links(zip(names, asked, strict=False), paths)
     return Grants(
         network=network,
         paths=paths,
@@ -128,7 +141,27 @@ def _resolve(text: str, origin: str, write: bool, start: str, home: str) -> Gran
         mode = os.stat(source).st_mode
     except OSError as error:
         raise _unusable(text, origin, error) from error
+    if stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
+        raise GrantError(
+            f"`{text}` ({origin}) is a device, not a file",
+            hint=f"ask for it with `devices` or `--device {source}`",
+        )
     return Grant(path, write, origin, source, stat.S_ISDIR(mode))
+
+
+def _device(text: str, origin: str, names: Sequence[str]) -> Grant:
+    """Only by the names of the profile: most devices are the whole machine."""
+    if not any(fnmatchcase(text, name) for name in names) or ".." in text.split("/"):
+        known = ", ".join(f"`{name}`" for name in names) or "none in this profile"
+        raise GrantError(
+            f"the device `{text}` ({origin}) cannot be granted",
+            hint=f"those that can: {known}; a profile of your own may name more",
+        )
+    source = _real(text, text, origin)
+    mode = os.stat(source).st_mode
+    if not within(source, "/dev") or not (stat.S_ISCHR(mode) or stat.S_ISDIR(mode)):
+        raise GrantError(f"`{text}` ({origin}) is not a device of this host")
+    return Grant(text, True, origin, source, stat.S_ISDIR(mode), True)
 
 
 def _expand(text: str, origin: str, home: str) -> str:
@@ -266,6 +299,38 @@ def _arrange(asked: Iterable[Grant], defaults: Iterable[Grant]) -> tuple[Grant, 
     return tuple(sorted(merged.values(), key=_depth_first))
 
 
+def _check_links(asked: Iterable[tuple[str, Grant]], paths: Iterable[Grant]) -> None:
+    """`asked` are grants and the names by which they were asked for.
+
+    A program must not decide by a symbolic link what its next run is granted.
+    """
+    writable = [grant for grant in paths if grant.write]
+    for name, grant in asked:
+        for link in _links(name):
+            for other in writable:
+                if within(link, other.source) and not within(grant.source, other.source):
+                    raise GrantError(
+                        f"`{grant.path}` ({grant.origin}) cannot be granted: `{link}` is a symbolic"
+                        f" link out of `{other.path}`, which the program may write to",
+                        hint=f"grant the place itself, `{grant.source}`",
+                    )
+
+
+def _links(path: str) -> Iterator[str]:
+    """Where the symbolic links are that are met on the way to `path`, which exists."""
+    here, parts = "/", path.split("/")[::-1]
+    while parts:
+        part = parts.pop()
+        place = os.path.normpath(os.path.join(here, part))
+        if part and part != ".." and os.path.islink(place):
+            yield place
+            target = os.readlink(place)
+            here = "/" if target.startswith("/") else here
+            parts += target.split("/")[::-1]
+        else:
+            here = place
+
+
 def _merge(first: Grant, second: Grant) -> Grant:
     origins = sorted({*first.origin.split(", "), *second.origin.split(", ")})
     return first._replace(write=first.write or second.write, origin=", ".join(origins))
@@ -289,10 +354,10 @@ def _variables(asked: Sequence[Asked]) -> tuple[EnvGrant, ...]:
     found: dict[str, EnvGrant] = {}
     for text, origin in asked:
         name, stated, value = text.partition("=")
-        if not _NAME.match(name):
+        if not (_NAME if stated else _PATTERN).match(name):
             raise GrantError(
                 f"`{text}` ({origin}) is not a variable",
-                hint="write NAME to pass a variable on, or NAME=VALUE to set one",
+                hint="write NAME or NAME* to pass variables on, or NAME=VALUE to set one",
             )
         if "\0" in value:
             raise GrantError(f"the value of `{name}` ({origin}) has a null character")

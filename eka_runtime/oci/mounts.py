@@ -41,9 +41,14 @@ class PlannedMount(NamedTuple):
         return self.mount.destination
 
 
-def inner_home(profile: Profile, home: str) -> str:
+def home_mode(profile: Profile, grants: Grants) -> tuple[str, str]:
+    """private or none, and who said so."""
+    return grants.home or (profile.home, profile.origin("home"))
+
+
+def inner_home(mode: str, home: str) -> str:
     """The home directory inside: the caller's own path, unless that place is not free."""
-    if profile.home == "none":
+    if mode == "none":
         return "/"
     usable = home.startswith("/") and os.path.normpath(home) == home
     return home if usable and reserved(home) is None else "/tmp"
@@ -91,7 +96,8 @@ def _base_mounts(
 
 def _home(profile: Profile, home: str, grants: Grants) -> list[PlannedMount]:
     shown = any(grant.directory and within(home, grant.path) for grant in grants.paths)
-    if profile.home == "none" or home == "/tmp" or shown:
+    mode, origin = home_mode(profile, grants)
+    if mode == "none" or home == "/tmp" or shown:
         return []
     mount = Mount(
         destination=home,
@@ -100,7 +106,7 @@ def _home(profile: Profile, home: str, grants: Grants) -> list[PlannedMount]:
         options=("nosuid", "nodev", "mode=0700"),
     )
     detail = "an empty home of its own; yours is visible where it is granted"
-    reason = Reason("mount", home, profile.origin("home"), detail)
+    reason = Reason("mount", home, origin, detail)
     return [PlannedMount(mount, True, reason, 0o700)]
 
 
@@ -136,7 +142,7 @@ def _grant(grant: Grant) -> PlannedMount:
         options = READ_WRITE_TREE if grant.write else READ_ONLY_TREE
     else:
         options = READ_WRITE_FILE if grant.write else READ_ONLY_FILE
-    if within(grant.source, "/dev"):
+    if grant.device:
         # Granting a device without letting it be one would be no grant.
         options = tuple(option for option in options if option not in ("nodev", "rnodev"))
     mount = _bind(grant.source, grant.path, options)

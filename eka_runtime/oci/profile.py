@@ -37,6 +37,7 @@ _SCALARS = (
     "masked_paths",
     "readonly_paths",
     "nesting",
+    "devices",
 )
 _Item = TypeVar("_Item", bound=tuple[Any, ...])
 
@@ -104,6 +105,7 @@ class Profile:
     network_files: tuple[NetworkFile, ...] = ()
     rlimits: tuple[Limit, ...] = ()
     limits: tuple[LimitGrant, ...] = ()
+    devices: tuple[str, ...] = ()
     seccomp: Seccomp | None = None
     nesting: tuple[str, ...] = ()
     origins: dict[str, str] = field(default_factory=dict)

@@ -62,6 +62,8 @@ Hostname = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")
 
 FilterFile = Annotated[str, Field(pattern=r"^(none|[A-Za-z0-9_.-]+\.json|.*/[^/\x00]+\.json)$")]
 """`linux.seccomp` of config.json as a file, beside the profile unless it has a slash."""
+DeviceName = Annotated[str, Field(pattern=r"^/dev/[A-Za-z0-9_/*-]+$")]
+"""A device that may be granted; `*` stands for any text."""
 SystemCall = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
 
@@ -137,6 +139,7 @@ class ProfileFile(Table):
     network_files: dict[InnerPath, Annotated[list[HostPath], Field(min_length=1)]] = {}
     rlimits: list[RlimitTable] = []
     limits: list[str] = []
+    devices: list[DeviceName] = []
     seccomp: FilterFile | None = None
     nesting: list[SystemCall] = []
 

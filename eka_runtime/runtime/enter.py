@@ -47,7 +47,8 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC = 2, 4, 8, 4096, 16384
 MOUNT_ATTR_RDONLY = 1
 AT_FDCWD = -100
 AT_RECURSIVE = 0x8000
-SYS_mount_setattr = 442
+SYS_openat2, SYS_mount_setattr = 437, 442
+O_PATH, RESOLVE_NO_SYMLINKS = 0x200000, 4
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 SI_QUEUE, SI_KERNEL = -1, 0x80
 
@@ -480,6 +481,8 @@ def _isolate(plan: Plan, call: Call) -> int:
     _make_directories(plan["state"])
     for path in (plan["state"], *plan["cover"]):
         call("mount", b"eka", path.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=0700")
+    for source, target in plan["pinned"]:
+        _pin(call, source, target)
     for path in plan["readonly"]:
         call("mount", path.encode(), path.encode(), b"", MS_BIND | MS_REC, None)
         _make_readonly(call, path, AT_RECURSIVE)
@@ -498,6 +501,27 @@ def _end(server: int) -> None:
     """It would end with the launcher in any case; whoever waits for us need not wait for it."""
     posix.kill(server, _signal.SIGKILL)
     posix.waitpid(server, 0)
+
+
+def _pin(call: Call, source: str, target: str) -> None:
+    """Binds what lies at `source` to where nobody else can put something in its place.
+
+    No link is followed on the way, as the path had none when it was granted: OSError if by now it
+    has. The runtime would follow one, to whatever the caller may see.
+    """
+    flags = O_PATH | posix.O_CLOEXEC
+    how = b"".join(word.to_bytes(8, sys.byteorder) for word in (flags, 0, RESOLVE_NO_SYMLINKS))
+    try:
+        fd = call("syscall", SYS_openat2, AT_FDCWD, source.encode(), how, len(how))
+    except OSError as error:
+        error.filename = source
+        raise
+    if posix.fstat(fd).st_mode & 0o170000 == 0o040000:
+        posix.mkdir(target, 0o700)
+    else:
+        posix.close(posix.open(target, posix.O_WRONLY | posix.O_CREAT | posix.O_CLOEXEC, 0o600))
+    call("mount", b"/proc/self/fd/%d" % fd, target.encode(), b"", MS_BIND | MS_REC, None)
+    posix.close(fd)
 
 
 def _protect(call: Call, runtime: str) -> None:

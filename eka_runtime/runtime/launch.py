@@ -13,12 +13,13 @@ import os
 import re
 import subprocess
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from eka_runtime.errors import HostError, SpecError
 from eka_runtime.linux.seccomp import compile_filter
+from eka_runtime.linux.syscalls import opens_without_links
 from eka_runtime.runtime.crun import BPF_ANNOTATION, CRUN
 from eka_runtime.runtime.enter import enter
 from eka_runtime.runtime.host import Host
@@ -59,6 +60,7 @@ class Plan(TypedDict):
     cover: tuple[str, ...]  # directories hidden from the runtime
     readonly: tuple[str, ...]  # trees it must not write to
     protect: bool
+    pinned: tuple[tuple[str, str], ...]  # what is granted, and where the runtime finds it
     proc: bytes  # mount options of /proc
     serve: tuple[str, ...]  # where to mount a fuse view, and its server; () for other views
 
@@ -70,11 +72,14 @@ def plan(
     *,
     state: Path,
     terminal: bool = True,
+    granted: Collection[str] = (),
 ) -> Plan:
     """How to start `spec` (a bundle's config.json) on `host`.
 
     `args`, `env` and `terminal` of the spec's process are left out: they belong to a start. With
     `terminal`, the program gets a terminal when the starting process has one on all three streams.
+    Mounts at `granted` places have sources that others can change: at each start they are opened
+    without following links, where the mode allows it.
     SpecError when the spec lacks what every bundle has.
     """
     config = copy.deepcopy(dict(spec))
@@ -87,6 +92,8 @@ def plan(
         _own_user_namespace(config, host)
         _ADAPT[mode](config, host)
         kind.adapt(config)
+        directory = os.fspath(_state_directory(state))
+        pinned = _pin(config, granted, directory) if mode == "outer" else ()
         no_network = mode == "outer" and _take_network(config)
         if host.bpf:
             _compile_filter(config)
@@ -104,7 +111,6 @@ def plan(
             f"the fuse view needs the runtime mode `outer`, not `{mode}`",
             hint="take another view; `eka doctor` says what this host allows",
         )
-    directory = os.fspath(_state_directory(state))
     options = (option.format(state=directory) for option in kind.options)
     outer = mode == "outer"
     runtime = (host.runtime, *options)
@@ -122,6 +128,7 @@ def plan(
         rlimits=rlimits,
         shell=limits.shell,
         no_network=no_network,
+        pinned=pinned,
         milliseconds=limits.milliseconds,
         groups=limits.groups,
         settle=limits.settle,
@@ -265,6 +272,19 @@ def _bind_proc(config: Config) -> None:
             options = {"rbind": None, "nosuid": None, "noexec": None, "nodev": None}
             options |= dict.fromkeys(mount.get("options", []))
             mount |= {"type": "bind", "source": "/proc", "options": [*options]}
+
+
+def _pin(config: Config, granted: Collection[str], directory: str) -> tuple[tuple[str, str], ...]:
+    """Lets the runtime find granted sources in the state directory, put there by the launcher."""
+    if not granted or not opens_without_links("/"):
+        return ()
+    pinned: list[tuple[str, str]] = []
+    for mount in config.get("mounts", []):
+        if mount["destination"] in granted and {"bind", "rbind"} & set(mount.get("options", [])):
+            target = f"{directory}/granted-{len(pinned)}"
+            pinned.append((mount["source"], target))
+            mount["source"] = target
+    return tuple(pinned)
 
 
 def _take_network(config: Config) -> bool:

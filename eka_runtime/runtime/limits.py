@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eka_runtime.linux.userns import enter_user_namespace
-from eka_runtime.oci.limits import TIME_ANNOTATION
 from eka_runtime.runtime.cgroup import Groups
 from eka_runtime.runtime.host import Host
 from eka_runtime.runtime.kind import Config, Kind
@@ -30,6 +29,7 @@ from eka_runtime.runtime.kind import Config, Kind
 Settings = tuple[tuple[str, str], ...]
 Placed = tuple[str, Settings]
 
+_TIME = "dev.eka.limit.time"  # eka_runtime.oci.limits
 _PIDS: Settings = (("pids.max", "100"),)
 _FEW = 512  # open files that a runtime may need in any case
 _SLACK = 64  # of a runtime's own threads, in the group until the program runs
@@ -51,7 +51,7 @@ def enforce(config: Config, host: Host, kind: Kind, mode: str, descriptors: int)
 
     `descriptors` is how many the runtime may need for itself.
     """
-    milliseconds = int(config.get("annotations", {}).get(TIME_ANNOTATION, "0"))
+    milliseconds = int(config.get("annotations", {}).get(_TIME, "0"))
     enforced = Enforced(milliseconds=milliseconds)
     linux = config["linux"]
     wanted = linux.get("resources") or {}

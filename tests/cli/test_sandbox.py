@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.world import World
+from tests.requirements import lacking
 
 
 @contextmanager
@@ -202,3 +203,57 @@ def test_a_network_of_its_own(world: World, box: Path, mode: str) -> None:
     explained = world.run("eka", "explain", "--json", script).out.decode().splitlines()
     (origin,) = [row["origin"] for row in map(json.loads, explained) if row["subject"] == "network"]
     assert origin.startswith("network (" if mode == "loopback" else "profile run")
+
+
+def test_a_persistent_home_is_the_scripts_own(world: World, box: Path) -> None:
+    home, data = (world.directory(f"{box.name}-{name}") for name in ("home", "data"))
+    world.file(home / "private", "my secret\n")
+    env = {"HOME": str(home), "XDG_DATA_HOME": str(data)}
+    body = "echo x >> ~/kept; wc -l < ~/kept; ls -A ~"
+    one, two = (
+        world.script(box, body, 'home = "persistent"', name=name) for name in ("one", "two")
+    )
+    for expected in (b"1\nkept\n", b"2\nkept\n", b"3\nkept\n"):
+        assert world.run(one, env=env, cwd=box).out == expected
+    assert world.run(two, env=env, cwd=box).out == b"1\nkept\n"
+    assert sorted(os.listdir(home)) == ["private"]
+    (kept,) = (data / "eka" / "home").glob("one-*")
+    assert kept.stat().st_mode & 0o777 == 0o700
+    for directory in (kept, *kept.parent.glob("two-*")):
+        (directory / "kept").unlink()
+        directory.rmdir()
+    assert world.run(one, env=env, cwd=box).out == b"1\nkept\n"
+
+
+def test_no_home(world: World, box: Path) -> None:
+    script = world.script(box, "echo $HOME; touch ~/x || echo denied", 'home = "none"')
+    done = world.run(script, cwd=box)
+    assert done.out == b"/\ndenied\n"
+
+
+def test_devices(world: World, box: Path) -> None:
+    if not os.path.exists("/dev/fuse"):
+        lacking("no /dev/fuse")
+    body = "test -c /dev/fuse && echo there; test -e /dev/kvm || echo 'not there'"
+    asked = world.script(box, body, 'devices = ["/dev/fuse"]')
+    assert world.run(asked, cwd=box).out == b"there\nnot there\n"
+    for text in ("/dev/mem", "/dev/../dev/mem", "/dev/vda"):
+        script = world.script(box, "true", f'devices = ["{text}"]')
+        assert world.run(script, cwd=box).status == 42
+    script = world.script(box, "true", 'write = ["/dev/fuse"]')
+    assert world.run(script, cwd=box).status == 42
+
+
+def test_variables_by_pattern(world: World, box: Path) -> None:
+    script = world.script(box, "env | grep -e MY_ -e ^PA -e YOUR_ | sort", 'env = ["MY_*", "PA*"]')
+    env = {"MY_ONE": "1", "MY_TWO": "2", "YOUR_ONE": "3", "PATH_MORE": "4"}
+    for _ in range(2):
+        lines = world.run(script, env=env, cwd=box).out.splitlines()
+        assert lines[:2] == [b"MY_ONE=1", b"MY_TWO=2"]
+        assert lines[2].startswith(b"PATH=/nix/store/")
+        assert lines[3:] == [b"PATH_MORE=4"]
+
+
+def test_a_passed_variable_replaces_a_default(world: World, box: Path) -> None:
+    script = world.script(box, "env | grep ^LANG=", 'env = ["LANG"]')
+    assert world.run(script, cwd=box, env={"LANG": "xx"}).out == b"LANG=xx\n"

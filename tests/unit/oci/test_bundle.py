@@ -143,8 +143,8 @@ def test_what_the_host_lacks_is_left_out() -> None:
 
 
 def test_a_granted_device_is_still_a_device() -> None:
-    device = Grant("/dev/fuse", True, "flag --write", "/dev/fuse", False)
-    several = Grant("/dev/dri", True, "flag --write", "/dev/dri", True)
+    device = Grant("/dev/fuse", True, "flag --device", "/dev/fuse", False, True)
+    several = Grant("/dev/dri", True, "flag --device", "/dev/dri", True, True)
     bundle = compile_bundle(request(grants=Grants(paths=(device, several))))
     assert mounts_of(bundle)["/dev/fuse"].options == ("bind", "nosuid")
     assert mounts_of(bundle)["/dev/dri"].options == ("rbind", "rnosuid")

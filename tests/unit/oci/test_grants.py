@@ -151,11 +151,30 @@ def test_a_name_through_a_link_inside_another_grant_is_mounted_where_the_link_le
 ) -> None:
     (world.project / "link").symlink_to(world.outside)
     (world.outside / "deep").mkdir()
-    found = world.resolve(["./link/deep"]).paths
+    found = world.resolve([".", "./link/deep"], grant_cwd=False).paths
     assert found == (
-        tree(world.project, write=True, origin=DEFAULT_CWD),
+        tree(world.project, write=False, origin="flag --read"),
         tree(world.outside / "deep", write=False, origin="flag --read"),
     )
+
+
+@pytest.mark.parametrize("text", ["./link", "./link/deep", "./link/..", "./inner/../link/deep"])
+def test_a_link_out_of_what_can_be_written_is_not_followed(world: World, text: str) -> None:
+    (world.project / "link").symlink_to(world.outside)
+    (world.project / "inner").mkdir(exist_ok=True)
+    (world.outside / "deep").mkdir()
+    with pytest.raises(GrantError, match="which the program may write to") as caught:
+        world.resolve([text])
+    assert "grant the place itself" in (caught.value.hint or "")
+    assert world.resolve([text], grant_cwd=False).paths
+
+
+def test_a_link_within_what_can_be_written_is_followed(world: World) -> None:
+    (world.project / "inner").mkdir(exist_ok=True)
+    (world.project / "link").symlink_to("inner")
+    assert [grant.source for grant in world.resolve(["./link"]).paths][1:] == [
+        str(world.project / "inner")
+    ]
 
 
 def test_dots_after_a_link_go_where_the_kernel_goes(world: World) -> None:
@@ -209,10 +228,40 @@ def test_what_the_bundle_has_of_its_own_cannot_be_granted(world: World, path: st
     assert error.exit_code == 42
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "/usr/share", "/dev/null"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "/usr/share"])
 def test_what_lies_below_system_directories_can_be_granted(world: World, path: str) -> None:
     (grant,) = world.resolve([path], grant_cwd=False).paths
     assert grant.path == path
+
+
+def resolve_devices(world: World, *names: str) -> Grants:
+    asked = [(name, "flag --device") for name in names]
+    known = ("/dev/null", "/dev/ze*", "/dev/shm")
+    place = os.fspath(world.project)
+    return resolve_grants(
+        (), (), world.project, place, place, False, devices=asked, device_names=known
+    )
+
+
+def test_devices_are_granted_by_the_names_of_the_profile(world: World) -> None:
+    first, second = resolve_devices(world, "/dev/zero", "/dev/null").paths
+    assert first == Grant("/dev/null", True, "flag --device", "/dev/null", False, True)
+    assert (second.path, second.device) == ("/dev/zero", True)
+
+
+@pytest.mark.parametrize("name", ["/dev/mem", "/dev/full", "/dev/zebra", "/dev/ze/../mem", "null"])
+def test_other_devices_are_not(world: World, name: str) -> None:
+    with pytest.raises(GrantError) as caught:
+        resolve_devices(world, name)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["/dev/null", "./link"])
+def test_a_device_is_not_granted_as_a_file(world: World, name: str) -> None:
+    (world.project / "link").symlink_to("/dev/null")
+    error = world.refused(name)
+    assert "is a device, not a file" in str(error)
+    assert "--device /dev/null" in (error.hint or "")
 
 
 def test_a_double_slash_is_one(world: World) -> None:

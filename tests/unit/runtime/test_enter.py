@@ -45,6 +45,7 @@ def make_plan(**changes: Any) -> Plan:
         cover=(),
         readonly=(),
         protect=False,
+        pinned=(),
         proc=b"",
         serve=(),
     )

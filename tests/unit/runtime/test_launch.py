@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from eka_runtime.errors import HostError, SpecError
+from eka_runtime.linux.seccomp import compile_filter
 from eka_runtime.runtime.host import Host
 from eka_runtime.runtime.init import Init, find_init
 from eka_runtime.runtime.launch import Plan, default_state_directory, plan, run_bundle
@@ -315,3 +316,62 @@ def test_what_dead_launchers_left_is_swept_and_nothing_else(tmp_path: Path) -> N
     planned(tmp_path, host)
     assert log.read_text().split()[-3:] == ["delete", "--force", "eka-999999999-0a1b"]
     assert len(log.read_text().splitlines()) == 1
+
+
+def test_granted_sources_are_opened_by_the_launcher_in_outer_mode(tmp_path: Path) -> None:
+    made = planned(tmp_path, USER, granted={"/data"})
+    ((source, target),) = made["pinned"]
+    assert source == str(tmp_path / "bundle" / "data")
+    assert target == f"{made['state']}/granted-0"
+    assert mount(made, "/data")["source"] == target
+    direct = planned(tmp_path, USER._replace(mode="direct"), granted={"/data"})
+    assert (direct["pinned"], mount(direct, "/data")["source"]) == ((), source)
+
+
+@pytest.mark.parametrize(
+    ("mode", "network", "own"),
+    [("outer", "off", True), ("outer", "loopback", False), ("direct", "off", False)],
+)
+def test_without_a_network_the_launcher_makes_the_namespace(
+    tmp_path: Path, mode: str, network: str, own: bool
+) -> None:
+    spec = bundle() | {"annotations": {"dev.eka.network": network}}
+    made = planned(tmp_path, USER._replace(mode=mode), spec)
+    assert made["no_network"] is own
+    assert ("network" in namespaces(made)) is not own
+
+
+def test_limits_leave_what_the_runtime_cannot_do(tmp_path: Path) -> None:
+    spec = bundle(resources={"pids": {"limit": 10}, "memory": {"limit": 1 << 28}})
+    spec["annotations"] = {"dev.eka.limit.time": "1500"}
+    spec["process"]["rlimits"] = [
+        {"type": "RLIMIT_CPU", "soft": 3, "hard": 4},
+        {"type": "RLIMIT_NOFILE", "soft": 40, "hard": 40},
+    ]
+    made = planned(tmp_path, USER, spec)
+    assert made["milliseconds"] == 1500
+    assert ("RLIMIT_CPU", 3, 4) in made["rlimits"]
+    assert "ulimit -n 40 " in made["shell"]
+    assert "resources" not in config(made)["linux"]
+    by_group = {file for _, settings in made["groups"] for file, _ in settings}
+    by_process = {name for name, _, _ in made["rlimits"]}
+    assert "RLIMIT_DATA" in by_process or any("memory" in file for file in by_group)
+
+
+def test_a_runtime_that_makes_groups_keeps_the_limits(tmp_path: Path) -> None:
+    spec = bundle(resources={"pids": {"limit": 10}})
+    host = ROOT._replace(mode="direct", kind="runc")
+    made = planned(tmp_path, host, spec)
+    assert config(made)["linux"]["resources"] == {"pids": {"limit": 10}}
+
+
+def test_a_filter_is_compiled_where_the_runtime_takes_that(tmp_path: Path) -> None:
+    rules = [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]
+    seccomp = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": rules}
+    made = planned(tmp_path, USER, bundle(seccomp=seccomp))
+    assert config(made)["linux"]["seccomp"] == seccomp
+    if compile_filter(seccomp) is None:
+        lacking("no libseccomp")
+    made = planned(tmp_path, USER._replace(bpf=True), bundle(seccomp=seccomp))
+    assert "seccomp" not in config(made)["linux"]
+    assert set(config(made)["annotations"]) == {"run.oci.seccomp_bpf_data"}

@@ -26,8 +26,9 @@ def test_every_flag_has_its_effect() -> None:
     flags, rest = parse_flags([
         "-p", "a", "--package", "b", "--package=c", "-i", "sh", "--net",
         "--read", "r", "--write=w", "--env", "A", "--env=B=1=2", "--nesting", "--locked",
-        "--limit", "memory=1G",
-        "--require-sandbox", "--explain", "--keep", "--record", "--json", "--store", "s", "-C", "d",
+        "--limit", "memory=1G", "--device", "/dev/kvm", "--home=none",
+        "--require-sandbox", "--explain", "--keep", "--record", "--json", "--store", "s",
+        "-C", "d",
         "--offline", "--color=never", "-v", "--verbose", "--version", "--help",
         "FILE", "-x", "--", "--net",
     ])  # fmt: skip
@@ -39,6 +40,8 @@ def test_every_flag_has_its_effect() -> None:
         read=(stated("r", "--read"),),
         write=(stated("w", "--write"),),
         env=(stated("A", "--env"), stated("B=1=2", "--env")),
+        devices=(stated("/dev/kvm", "--device"),),
+        home=stated("none", "--home"),
         limits=(stated("memory=1G", "--limit"),),
         nesting=Stated(True, "--nesting", False),
         locked=True,

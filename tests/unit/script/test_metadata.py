@@ -60,7 +60,7 @@ env = ["API_TOKEN", "A=b=c", "EMPTY="]
             "f:1:1: unknown key `zzz`",
             f"use one of {', '.join(f'`{key}`' for key in KEYS)}",
         ),
-        ("read = []\n[[ home ]]\n", "f:2:4: unknown key `home`", None),
+        ("read = []\n[[ house ]]\n", "f:2:4: unknown key `house`", None),
         ('"a\\nb" = 1', "f:1:1: unknown key `a\\x0ab`", None),
         (
             "interpreter =  3",
