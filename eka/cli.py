@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
+from eka.completing import directories
 from eka.context import Context
 from eka.report import run_guarded
 from eka.version import __version__
@@ -24,9 +26,13 @@ from eka_runtime.errors import UsageError
 COMMANDS = {
     "run": ("eka.commands.run", "command", "Run a store path, a package's program or a script"),
     "shell": ("eka.commands.shell", "command", "Open a shell with packages on its PATH"),
+    "add": ("eka.commands.add", "add", "Add packages to a script's header"),
+    "remove": ("eka.commands.add", "remove", "Remove packages from a script's header"),
+    "lock": ("eka.commands.lock", "command", "Pin what a script uses in FILE.lock, or check it"),
     "explain": ("eka.commands.explain", "command", "Say what a run may see, and who asked for it"),
     "bundle": ("eka.commands.bundle", "group", "Create, show, validate and compare OCI bundles"),
     "store": ("eka.commands.store", "group", "Add, import, look into and check the store"),
+    "log": ("eka.commands.log", "command", "Show what ran, from the ledger"),
     "doctor": ("eka.commands.doctor", "command", "Probe this host and say what would improve it"),
     "completion": ("eka.commands.completion", "command", "Print the completion script of a shell"),
 }
@@ -45,6 +51,12 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(module), attribute)
         command.name = cmd_name
         return with_common_options(command)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """As click's, which would import every sub-command for its help line."""
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=COMMANDS[name][2]) for name in names]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -109,8 +121,21 @@ def _common_options() -> list[click.Option]:
 
     return [
         option("--json", callback=_set_json, is_flag=True, help="Print data as JSON objects."),
-        option("--store", callback=_set_store, metavar="DIR", help="Use the store in DIR."),
-        option("-C", "--directory", callback=_chdir, metavar="DIR", help="Start in DIR."),
+        option(
+            "--store",
+            callback=_set_store,
+            metavar="DIR",
+            shell_complete=directories,
+            help="Use the store in DIR.",
+        ),
+        option(
+            "-C",
+            "--directory",
+            callback=_chdir,
+            metavar="DIR",
+            shell_complete=directories,
+            help="Start in DIR.",
+        ),
         option("-v", "--verbose", callback=_louder, count=True, help="Say more."),
         option("-q", "--quiet", callback=_quiet, is_flag=True, help="Say only errors."),
         option(
@@ -169,4 +194,10 @@ with_common_options(cli)
 
 
 def main() -> NoReturn:
+    if not {"_EKA_COMPLETE", "_EKA_RUN_COMPLETE"}.isdisjoint(os.environ):
+        from eka.commands import completion
+
+        completion.register()
+        if instruction := os.environ.get(completion.EKA_RUN):
+            sys.exit(completion.answer_for_eka_run(instruction))
     cli.main(prog_name="eka")

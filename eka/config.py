@@ -15,22 +15,31 @@ from eka_runtime.errors import ConfigError
 from eka_runtime.store.addresses import KEYS
 from eka_runtime.store.layout import default_store_dir
 
-_KEYS = {"store": "EKA_STORE", "shell": "EKA_SHELL", "runtime": "EKA_RUNTIME", "mode": "EKA_MODE"}
+_KEYS = {
+    "store": "EKA_STORE",
+    "shell": "EKA_SHELL",
+    "runtime": "EKA_RUNTIME",
+    "mode": "EKA_MODE",
+    "view": "EKA_VIEW",
+}
 
 
 class Settings(NamedTuple):
-    """`shell` is a static shell's path for /bin/sh; `runtime` and `mode` are None for "probe".
+    """`shell` is a static shell's path for /bin/sh; `runtime`, `mode` and `view` are None for
+    "find out".
 
-    `services` is the table of that name; snix's variables come on top of it where it is used
-    (`eka_runtime.store.addresses`).
+    `record` says whether runs go into the ledger. `services` is the table of that name; snix's
+    variables come on top of it where it is used (`eka_runtime.store.addresses`).
     """
 
     store: Path
     shell: str | None
     runtime: str | None
     mode: str | None
+    view: str | None
     origin: Mapping[str, str]
     services: Mapping[str, str]
+    record: bool
 
 
 def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> Settings:
@@ -38,6 +47,9 @@ def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> S
     file = config_dir(environ) / "eka.toml"
     data = _from_file(file)
     services = _checked_services(file, data.pop("services", {}))
+    record = data.pop("record", False)
+    if not isinstance(record, bool):
+        raise ConfigError(f"`record` in `{file}` must be true or false")
     values = {key: _checked(file, key, value) for key, value in data.items()}
     origin = dict.fromkeys(values, str(file))
     for key, variable in _KEYS.items():
@@ -51,8 +63,10 @@ def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> S
         values.get("shell"),
         values.get("runtime"),
         values.get("mode"),
+        values.get("view"),
         origin,
         services,
+        record,
     )
 
 
@@ -63,6 +77,11 @@ def config_dir(environ: Mapping[str, str]) -> Path:
 def cache_dir(environ: Mapping[str, str]) -> Path:
     """Everything below may be deleted at any time; nothing but speed is lost."""
     return _xdg(environ, "XDG_CACHE_HOME", ".cache") / "eka"
+
+
+def state_dir(environ: Mapping[str, str]) -> Path:
+    """What is worth keeping, but belongs to this machine: the ledger of runs."""
+    return _xdg(environ, "XDG_STATE_HOME", ".local/state") / "eka"
 
 
 def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
@@ -88,7 +107,7 @@ def _from_file(file: Path) -> dict[str, object]:
 
 def _checked(file: Path, key: str, value: object) -> str:
     if key not in _KEYS:
-        known = ", ".join(f"`{name}`" for name in (*_KEYS, "services"))
+        known = ", ".join(f"`{name}`" for name in (*_KEYS, "record", "services"))
         raise ConfigError(f"unknown key `{key}` in `{file}`", hint=f"use one of {known}")
     if not isinstance(value, str) or not value:
         raise ConfigError(f"`{key}` in `{file}` must be a non-empty string")

@@ -9,7 +9,7 @@ services those are (`eka_runtime.store.addresses`), how paths come (`eka_runtime
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from eka.output import Output, human_size
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from eka.script.scan import Candidate
     from eka_runtime.store.addresses import Addresses
     from eka_runtime.store.composition import Services
+
+Check = Callable[[PathInfo, str], None]
 
 # UsageError, ConfigError and ServiceError.
 _CANNOT_ASK = (2, 11, 28)
@@ -38,6 +40,14 @@ class Reach:
         self._output = output
         self._offline = offline
         self._asked: set[StorePath] = set()
+        self._expected: Check | None = None
+
+    def warn(self, text: str) -> None:
+        self._output.warning(text)
+
+    def expect(self, check: Check) -> None:
+        """Nothing is fetched any more that `check`, given an info and its place, raises for."""
+        self._expected = check
 
     def info(self, path: StorePath) -> PathInfo:
         """Raises PathNotFound when it is nowhere, and what fetching raises."""
@@ -80,7 +90,8 @@ class Reach:
             if addresses := self._addresses():
                 from eka.apart import run_apart
 
-                run_apart(lambda: _fetch(self.store, addresses, wanted, self._output))
+                check = self._expected
+                run_apart(lambda: _fetch(self.store, addresses, wanted, self._output, check))
         except EkaError as error:
             if error.exit_code not in _CANNOT_ASK:
                 raise
@@ -112,7 +123,11 @@ class Reach:
 
 
 def _fetch(
-    store: Store, addresses: Addresses, wanted: Mapping[str, StorePath], output: Output
+    store: Store,
+    addresses: Addresses,
+    wanted: Mapping[str, StorePath],
+    output: Output,
+    check: Check | None,
 ) -> None:
     from eka_runtime.store.composition import open_services
     from eka_runtime.store.copying import missing_here
@@ -121,6 +136,9 @@ def _fetch(
     # The caller's connections to its database must not be used in another process.
     with Store.open(store.root) as here, open_services(addresses) as far:
         infos = missing_here(here, far, _look_up(far, wanted))
+        if check:
+            for info in infos:
+                check(info, far.name)
         if infos:
             size = human_size(sum(info.nar_size for info in infos))
             output.message(f"fetching {counted(len(infos))} ({size}) from {far.name}")

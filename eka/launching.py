@@ -25,7 +25,7 @@ from eka_runtime.errors import HostError, SandboxDegraded, UsageError
 from eka_runtime.oci.bundle import Bundle, write_bundle
 from eka_runtime.oci.explain import Reason, objects, table
 from eka_runtime.runtime.enter import Refused
-from eka_runtime.runtime.launch import Plan, default_state_directory, plan
+from eka_runtime.runtime.launch import Plan, default_state_directory, plan, shortfalls
 from eka_runtime.runtime.probe import Host, probe
 from eka_runtime.store.roots import bundle_root
 from eka_runtime.store.store import Store
@@ -71,6 +71,19 @@ class Ready(NamedTuple):
             self.store.roots.add(bundle_root(place, self.prepared.closure, running=True))
         return place
 
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for people about what was not granted, or is not enforced."""
+        return (*self.prepared.grants.notes, *self.shortfalls())
+
+    def limited(self) -> bool:
+        """Whether control groups matter to this run."""
+        linux = self.bundle.spec.linux
+        return linux is not None and linux.resources is not None
+
+    def shortfalls(self) -> tuple[str, ...]:
+        """Sentences about limits that this host keeps in part or not at all."""
+        return shortfalls(self.bundle.spec.to_data(), self.host)
+
     def plan(self) -> Plan:
         state = default_state_directory(os.environ)
         return plan(self.bundle.spec.to_data(), self.bundle_dir(), self.host, state=state)
@@ -79,18 +92,28 @@ class Ready(NamedTuple):
         """What `warm.start` takes; values for passed variables are looked up at each start."""
         process = self.bundle.spec.process
         passed = self.bundle.passed
+        planned = self.plan()
         return {
             "bundle": os.fsencode(self.bundle_dir()),
-            "plan": self.plan(),
+            "plan": planned,
             "args": [os.fsencode(word) for word in (process and process.args) or ()],
             "env": [os.fsencode(text) for text in (process and process.env) or ()],
             "pass": [os.fsencode(p.name) for p in passed if not p.terminal_only],
             "pass_on_terminal": [os.fsencode(p.name) for p in passed if p.terminal_only],
+            **({"ledger": self._ledger(planned["mode"])} if self.settings.record else {}),
         }
+
+    def _ledger(self, mode: str) -> tuple[bytes, bytes]:
+        """Its place, and what can be said of the run by now."""
+        from eka.runs import head, ledger_file
+
+        prepared = self.prepared
+        line = head(prepared.subject, prepared.bundle, prepared.grants, self.host, mode)
+        return os.fsencode(ledger_file(os.environ)), line
 
     def start(self, arguments: Sequence[str], output: Output) -> int:
         """Takes over the process; the caller ends it with the status."""
-        for note in self.prepared.grants.notes:
+        for note in self.notes():
             output.warning(note)
         launch = self.launch()
         self.store.close()
@@ -116,12 +139,15 @@ def get_ready(
     output: Output,
     *,
     offline: bool = False,
+    record: bool = False,
 ) -> Iterator[tuple[Ready, T]]:
     """`ask` says what is wanted, given the store, which is closed at the start or at the end.
 
-    What the store lacks is fetched from the far services in force, unless `offline`.
+    What the store lacks is fetched from the far services in force, unless `offline`. The run goes
+    into the ledger with `record`, or if the settings say so.
     """
     settings = load_settings(os.environ, store=store_dir)
+    settings = settings._replace(record=settings.record or record)
     host = probe(environ=_for_probe(settings))
     with Store.open(settings.store) as store:
         reach = Reach(store, settings.services, output, offline=offline)
@@ -141,9 +167,14 @@ def root_inside(host: Host) -> bool:
     return host.kind == "runc" and host.uid != 0
 
 
-def require_full_sandbox(host: Host) -> None:
-    """Raises SandboxDegraded in a mode that isolates less."""
-    if host.mode == "degraded":
+def require_full_sandbox(ready: Ready) -> None:
+    """Raises SandboxDegraded where less is isolated, or limited, than was asked for."""
+    for lacking in ready.shortfalls():
+        raise SandboxDegraded(
+            f"a limit cannot be kept on this host: {lacking}",
+            hint="see `eka doctor`, drop the limit, or drop `--require-sandbox`",
+        )
+    if ready.host.mode == "degraded":
         raise SandboxDegraded(
             "this host allows a weaker sandbox only (mode `degraded`)",
             hint="see `eka doctor` for what would lift it, or drop `--require-sandbox`",
@@ -185,7 +216,8 @@ def record_launch(
             config_dir(os.environ) / "eka.toml",
             settings.store / "format",
         ),
-        contents=(HYBRID_CONTROLLERS,),
+        # Where control groups can be made depends on the group that this process is in.
+        contents=(HYBRID_CONTROLLERS, *((b"/proc/self/cgroup",) if ready.limited() else ())),
         places=_bytes(file, *(grant.path for grant in grants)),
         links=_bytes(*prepared.links),
         present=_bytes(*prepared.view_sources, ready.bundle_dir() / "rootfs"),

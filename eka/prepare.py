@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eka import warm
-from eka.config import Settings, cache_dir, config_dir
+from eka.config import Settings, cache_dir, config_dir, state_dir
 from eka.fetching import Reach
 from eka.packages import links_of, resolve_packages
 from eka.program import Programs
@@ -26,11 +26,16 @@ from eka_runtime.nix.path import STORE_DIR, StorePath
 from eka_runtime.oci.bundle import Bundle, BundleRequest, Caller, Process, compile_bundle
 from eka_runtime.oci.grants import Grants, resolve_grants
 from eka_runtime.oci.profile import load_profile
-from eka_runtime.view.bind import BindView
+from eka_runtime.runtime.probe import overlay_obstacle
+from eka_runtime.store.roots import root_for
+from eka_runtime.view.choose import show
 
 
 class Prepared(NamedTuple):
-    """A compiled bundle, and what it was made from that may change behind its back."""
+    """A compiled bundle, and what it was made from that may change behind its back.
+
+    It is not `lasting` when a later start has to be warned of the same.
+    """
 
     bundle: Bundle
     closure: tuple[StorePath, ...]
@@ -38,6 +43,8 @@ class Prepared(NamedTuple):
     view_sources: tuple[str, ...]
     host_files: tuple[str, ...]
     links: tuple[str, ...]
+    lasting: bool
+    subject: str
 
 
 def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool) -> Prepared:
@@ -55,21 +62,34 @@ def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool)
         write=wanted.write,
         env=wanted.env,
         network=wanted.network,
+        loopback=wanted.loopback,
+        nesting=wanted.nesting,
+        limits=wanted.limits,
         base=Path(cwd),
         home=caller.home,
         cwd=cwd,
         grant_cwd=profile.grant_cwd,
         script=wanted.script,
-        own=[os.fspath(cache_dir(os.environ)), os.fspath(config_dir(os.environ))],
+        own=[os.fspath(place(os.environ)) for place in (cache_dir, config_dir, state_dir)],
         hidden=[os.fspath(settings.store)],
     )
     words = _words(wanted, programs)
     if words[:1] == (SH,):
         require_shell(shell)
     store = reach.store
+    lasting = wanted.lasting
+    if wanted.lock and not wanted.lock.check(programs.closure.values(), reach):
+        lasting = False
     if store.writable:
         store.paths.touch(info.path for info in programs.closure.values())
-    view = BindView(store).plan(list(programs.closure.values()))
+        if wanted.lock and programs.closure:
+            store.roots.add(root_for(wanted.lock.file, None))
+    view = show(
+        store,
+        list(programs.closure.values()),
+        wanted.view or settings.view or "auto",
+        overlay_obstacle,
+    )
     request = BundleRequest(
         profile=profile,
         view=view,
@@ -90,9 +110,25 @@ def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool)
         request.closure,
         grants,
         tuple(mount.source for mount in view.mounts),
-        (*profile.host_paths(), *([shell.host] if shell.host else [])),
+        (*profile.host_paths(), *([shell.host] if shell.host else []), *_lock_files(wanted)),
         tuple(link for ref in wanted.packages for link in links_of(ref)),
+        lasting,
+        _subject(wanted),
     )
+
+
+def _subject(wanted: Wanted) -> str:
+    """What is run, in one word, for a person who reads of it later."""
+    if wanted.script is not None:
+        return os.path.realpath(wanted.script)
+    if wanted.main is not None:
+        return str(wanted.main.path)
+    return wanted.program.words[0] if wanted.program and wanted.program.words else SH
+
+
+def _lock_files(wanted: Wanted) -> tuple[str, ...]:
+    # That there is none is a fact that may change, too.
+    return (wanted.statement.lock,) if wanted.statement else ()
 
 
 def _compile(request: BundleRequest, wanted: Wanted, words: tuple[str, ...]) -> Bundle:

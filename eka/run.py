@@ -17,7 +17,7 @@ from eka.output import Output
 from eka.script.flags import Flags, parse_flags, render_help
 from eka.version import __version__
 from eka.wanted import from_file
-from eka_runtime.errors import LockError, UsageError
+from eka_runtime.errors import UsageError
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -55,20 +55,20 @@ def run_file(
     fingerprint = _fingerprint(file)
     store_dir = Path(flags.store) if flags.store else None
     with get_ready(
-        lambda reach: from_file(file, flags, reach), store_dir, output, offline=flags.offline
+        lambda reach: from_file(file, flags, reach),
+        store_dir,
+        output,
+        offline=flags.offline,
+        record=flags.record,
     ) as found:
         ready, stated = found
-        if stated.locked:
-            raise LockError(
-                f"`{file}.lock` cannot be checked: this version of eka knows no locks yet"
-            )
         if stated.explain:
-            return explain(ready.bundle.reasons, ready.prepared.grants.notes, output)
+            return explain(ready.bundle.reasons, ready.notes(), output)
         if stated.require_sandbox:
-            require_full_sandbox(ready.host)
+            require_full_sandbox(ready)
         if stated.keep:
             output.message(f"bundle: {ready.bundle_dir()}")
-        elif not flags.directory:
+        elif ready.prepared.lasting and not flags.directory:
             record_launch(words, file, fingerprint, ready)
         return ready.start(arguments, output)
 

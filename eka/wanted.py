@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from eka.fetching import Reach
+from eka.locked import Heeded, Locked, Statement, heed
 from eka.packages import PackageRef
 from eka.script.flags import Flags
 from eka.script.header import Header, parse_header, read_head
@@ -39,7 +40,11 @@ class Program(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """`roots` are store paths that the file or the target gave; `main` starts its own program."""
+    """`roots` are store paths that the file or the target gave; `main` starts its own program.
+
+    `statement` is what a lock of the script depends on, `lock` the current one, and `lasting` is
+    false for what the next start has to find out again, because it was warned of.
+    """
 
     packages: tuple[PackageRef, ...] = ()
     roots: tuple[PathInfo, ...] = ()
@@ -47,11 +52,18 @@ class Wanted(NamedTuple):
     main: PathInfo | None = None
     script: Path | None = None
     arguments: tuple[str, ...] = ()
-    network: str | None = None  # who asked for it
+    network: str | None = None  # who asked for the host's
+    loopback: str | None = None  # who asked for one of its own
     read: tuple[Asked, ...] = ()
     write: tuple[Asked, ...] = ()
     env: tuple[Asked, ...] = ()
+    limits: tuple[Asked, ...] = ()
+    nesting: str | None = None  # who asked for it
     profile: str = "run"
+    view: str | None = None
+    lock: Locked | None = None
+    statement: Statement | None = None
+    lasting: bool = True
 
 
 def from_flags(flags: Flags, directory: Path | None = None, profile: str = "run") -> Wanted:
@@ -61,17 +73,23 @@ def from_flags(flags: Flags, directory: Path | None = None, profile: str = "run"
             PackageRef(item.value, item.origin, _base(item, directory)) for item in flags.packages
         ),
         network=flags.network_origin,
+        loopback=flags.loopback_origin,
         read=_paths(flags.read, directory),
         write=_paths(flags.write, directory),
         env=tuple((item.value, item.origin) for item in flags.env),
+        limits=tuple((item.value, item.origin) for item in flags.limits),
+        nesting=_asked_by(flags.nesting),
         profile=profile,
+        view=flags.view,
     )
 
 
-def from_file(file: str, command_line: Flags, reach: Reach) -> tuple[Wanted, Flags]:
+def from_file(
+    file: str, command_line: Flags, reach: Reach, *, use_lock: bool = True
+) -> tuple[Wanted, Flags]:
     """A script or binary with its header; also the flags in force, header included.
 
-    Raises UsageError, HeaderError, PathNotFound for a mentioned path that is nowhere.
+    Raises UsageError, HeaderError, LockError, PathNotFound for a mentioned path that is nowhere.
     """
     _refuse_pipe(file)
     head = read_head(file)
@@ -79,9 +97,28 @@ def from_file(file: str, command_line: Flags, reach: Reach) -> tuple[Wanted, Fla
     flags = header.with_flags(command_line)
     wanted = from_flags(flags, Path(os.path.realpath(file)).parent)
     wanted = wanted._replace(script=Path(file), program=_program(file, head, flags))
-    if not states_packages(header, flags):
+    scanned = not states_packages(header, flags)
+    statement = Statement.of(file, flags, wanted.packages, scanned=scanned)
+    heeded = heed(statement, reach, strict=flags.locked) if use_lock else Heeded()
+    wanted = wanted._replace(statement=statement, lasting=not heeded.stale)
+    if heeded.locked:
+        wanted = _under_lock(wanted, heeded.locked, reach)
+    elif scanned:
         wanted = wanted._replace(roots=mentioned(file, reach))
     return wanted, flags
+
+
+def _under_lock(wanted: Wanted, locked: Locked, reach: Reach) -> Wanted:
+    """With the locked store paths in place of what was stated; they are fetched if need be."""
+    lock = locked.lock
+    reach.expect(locked.check_path)
+    reach.fetch(lock.roots())
+    stated = zip(wanted.packages, lock.packages or (), strict=True)
+    return wanted._replace(
+        packages=tuple(ref._replace(text=str(path)) for ref, (_, path) in stated),
+        roots=tuple(reach.info(path) for path in lock.mentioned or ()),
+        lock=locked,
+    )
 
 
 def _refuse_pipe(file: str) -> None:
@@ -150,6 +187,10 @@ def _program(file: str, head: bytes, flags: Flags) -> Program:
         words = tuple(map(os.fsdecode, filter(None, own)))
         return Program(words, f"the first line of {file}", file)
     return Program(("sh",), "default", file)
+
+
+def _asked_by(statement: Stated[bool] | None) -> str | None:
+    return statement.origin if statement and statement.value else None
 
 
 def _split(interpreter: Stated[str]) -> tuple[str, ...]:

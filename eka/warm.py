@@ -36,9 +36,31 @@ WHOLE_CONTENT = 1 << 20
 """Scripts up to this size are compared by content, larger files by inode, size and times."""
 
 FLAGS_WITH_VALUE = frozenset(
-    (b"-p", b"--package", b"-i", b"--interpreter", b"--read", b"--write", b"--env", b"--store")
+    (
+        b"-p",
+        b"--package",
+        b"-i",
+        b"--interpreter",
+        b"--read",
+        b"--write",
+        b"--env",
+        b"--limit",
+        b"--network",
+        b"--store",
+        b"--view",
+    )
 )
-FLAGS_WITHOUT_VALUE = frozenset((b"--net", b"--require-sandbox", b"-q", b"--quiet"))
+FLAGS_WITHOUT_VALUE = frozenset(
+    (
+        b"--net",
+        b"--nesting",
+        b"--locked",
+        b"--record",
+        b"--require-sandbox",
+        b"-q",
+        b"--quiet",
+    )
+)
 """Flags a record may depend on; any other flag (--explain, --keep, …) takes the cold path."""
 
 
@@ -78,7 +100,13 @@ def start(launch: Record, arguments: list[bytes]) -> int:
         names = names + launch["pass_on_terminal"]
     environ = posix.environ
     passed = [name + b"=" + environ[name] for name in names if name in environ]
-    return enter(launch["plan"], [*launch["args"], *arguments], [*launch["env"], *passed])
+    finished = None
+    if "ledger" in launch:
+        from eka.ledger import begin
+
+        finished = begin(*launch["ledger"])
+    words = [*launch["args"], *arguments]
+    return enter(launch["plan"], words, [*launch["env"], *passed], finished)
 
 
 def split(argv: list[bytes]) -> tuple[list[bytes], bytes, list[bytes]] | None:
@@ -115,6 +143,7 @@ def hold(bundle: bytes) -> int:
     """
     descriptor = posix.open(bundle, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
     fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    posix.utime(descriptor)  # so that a collection of what is old sees that this is not
     return descriptor
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from eka.commands.grants import Asked, grant_options
+from eka.completing import packages
 from eka.context import Context
 
 
 @click.command(name="create", context_settings={"allow_interspersed_args": False})
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR")
-@click.argument("target")
+@click.argument("target", shell_complete=packages)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…")
 @grant_options
 @click.pass_obj

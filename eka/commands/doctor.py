@@ -10,6 +10,7 @@ from eka.context import Context
 from eka.output import table
 from eka_runtime.errors import HostError, RuntimeMissing
 from eka_runtime.runtime.facts import Fact, survey
+from eka_runtime.runtime.limits import describe
 from eka_runtime.runtime.probe import Host, find_runtimes, probe, runtime_version
 
 _LOST = {
@@ -32,7 +33,7 @@ def command(context: Context) -> None:
         host = probe(refresh=True)
     except HostError as error:
         failure = error
-    facts = [*_runtimes(), *survey()]
+    facts = [*_runtimes(), *survey(), *_limits()]
     remedy = _remedy(host, facts)
     if context.json:
         context.output.json(_as_json(host, facts, remedy))
@@ -49,6 +50,18 @@ def _runtimes() -> list[Fact]:
     except RuntimeMissing as error:
         return [Fact("runtime", False, str(error), error.hint or "")]
     return [Fact(kind, True, f"{path}, {runtime_version(path)}") for path, kind in found]
+
+
+def _limits() -> list[Fact]:
+    remedy = {
+        "memory": "log in through systemd with a delegated control group: "
+        "`systemd-run --user --scope --property=Delegate=yes eka …`",
+        "pids": "run as a user other than root, or where control groups can be made",
+    }
+    return [
+        Fact(f"limit: {name}", bool(how), how or "cannot be enforced", "" if how else remedy[name])
+        for name, how in describe().items()
+    ]
 
 
 def _remedy(host: Host | None, facts: list[Fact]) -> str | None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from eka.commands.grants import Asked, grant_options
+from eka.completing import packages
 from eka.context import Context
 
 
 @click.command()
-@click.argument("target", metavar="FILE|TARGET|BUNDLE")
+@click.argument("target", metavar="FILE|TARGET|BUNDLE", shell_complete=packages)
 @grant_options
 @click.pass_obj
 def command(context: Context, asked: Asked, target: str) -> None:
@@ -29,4 +30,4 @@ def command(context: Context, asked: Asked, target: str) -> None:
         context.output,
         offline=context.offline,
     ) as (ready, _):
-        explain(ready.bundle.reasons, ready.prepared.grants.notes, context.output)
+        explain(ready.bundle.reasons, ready.notes(), context.output)

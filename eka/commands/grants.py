@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from eka.completing import files, packages, variables
+
 if TYPE_CHECKING:
     from eka.script.flags import Flags
 
@@ -16,9 +18,13 @@ class Asked(NamedTuple):
     package: tuple[str, ...]
     interpreter: str | None
     net: bool
+    network: str | None
     read: tuple[str, ...]
     write: tuple[str, ...]
     env: tuple[str, ...]
+    view: str | None
+    limit: tuple[str, ...]
+    nesting: bool
 
     def flags(self) -> Flags:
         """As `eka-run` would have read them from its command line."""
@@ -27,8 +33,11 @@ class Asked(NamedTuple):
         words = [word for value in self.package for word in ("-p", value)]
         words += ["-i", self.interpreter] if self.interpreter else []
         words += ["--net"] if self.net else []
-        for name, values in (("read", self.read), ("write", self.write), ("env", self.env)):
-            words += [f"--{name}={value}" for value in values]
+        words += ["--view", self.view] if self.view else []
+        words += ["--network", self.network] if self.network else []
+        words += ["--nesting"] if self.nesting else []
+        for name in ("read", "write", "env", "limit"):
+            words += [f"--{name}={value}" for value in getattr(self, name)]
         return parse_flags(words)[0]
 
 
@@ -42,14 +51,54 @@ def grant_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     for option in (
         click.option(
-            "--env", multiple=True, metavar="NAME[=V]", help="Pass a variable on, or set it."
+            "--view",
+            type=click.Choice(("auto", "bind", "overlay", "fuse")),
+            help="How the store is shown.",
         ),
-        click.option("--write", multiple=True, metavar="PATH", help="Show PATH, writable."),
-        click.option("--read", multiple=True, metavar="PATH", help="Show PATH, read-only."),
+        click.option(
+            "--limit",
+            multiple=True,
+            metavar="NAME=N",
+            help="Limit memory, pids, cpu, time, files or file-size.",
+        ),
+        click.option(
+            "--nesting", is_flag=True, help="Let it make namespaces and mounts of its own."
+        ),
+        click.option(
+            "--env",
+            multiple=True,
+            metavar="NAME[=V]",
+            shell_complete=variables,
+            help="Pass a variable on, or set it.",
+        ),
+        click.option(
+            "--write",
+            multiple=True,
+            metavar="PATH",
+            shell_complete=files,
+            help="Show PATH, writable.",
+        ),
+        click.option(
+            "--read",
+            multiple=True,
+            metavar="PATH",
+            shell_complete=files,
+            help="Show PATH, read-only.",
+        ),
+        click.option(
+            "--network",
+            type=click.Choice(["off", "loopback", "host"]),
+            help="None (the default), a loopback of its own, or the host's.",
+        ),
         click.option("--net", is_flag=True, help="Grant the host's network."),
         click.option("-i", "--interpreter", metavar="I", help="Program that runs a script."),
         click.option(
-            "-p", "--package", multiple=True, metavar="P", help="Store path, or link to one."
+            "-p",
+            "--package",
+            multiple=True,
+            metavar="P",
+            shell_complete=packages,
+            help="Store path, or link to one.",
         ),
     ):
         wrapper = option(wrapper)

@@ -8,14 +8,18 @@ from typing import NoReturn
 import click
 
 from eka.commands.grants import Asked, grant_options
+from eka.completing import files, packages
 from eka.context import Context
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--keep", is_flag=True, help="Say where the bundle is.")
+@click.option("--record", is_flag=True, help="Note the run in the ledger.")
 @click.option("--require-sandbox", is_flag=True, help="Refuse a weaker sandbox.")
-@click.argument("target")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…")
+@click.argument("target", shell_complete=packages)
+@click.argument(
+    "arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…", shell_complete=files
+)
 @grant_options
 @click.pass_obj
 def command(
@@ -24,6 +28,7 @@ def command(
     target: str,
     arguments: tuple[str, ...],
     keep: bool,
+    record: bool,
     require_sandbox: bool,
 ) -> NoReturn:
     """Run TARGET in a bundle: a store path's program, a program of the -p packages, or a script.
@@ -38,9 +43,10 @@ def command(
         context.store_dir,
         context.output,
         offline=context.offline,
+        record=record,
     ) as (ready, _):
         if require_sandbox:
-            require_full_sandbox(ready.host)
+            require_full_sandbox(ready)
         if keep:
             context.output.message(f"bundle: {ready.bundle_dir()}")
         os._exit(ready.start(arguments, context.output))

@@ -8,14 +8,16 @@ from typing import NoReturn
 import click
 
 from eka.commands.grants import Asked, grant_options
+from eka.completing import packages
 from eka.context import Context
 
 
 @click.command()
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=packages)
+@click.option("--record", is_flag=True, help="Note the run in the ledger.")
 @grant_options
 @click.pass_obj
-def command(context: Context, asked: Asked, target: str | None) -> NoReturn:
+def command(context: Context, asked: Asked, target: str | None, record: bool) -> NoReturn:
     """Open a shell with the -p packages (and TARGET, one more) on its PATH."""
     from eka.launching import get_ready
     from eka.script.flags import Flags
@@ -34,5 +36,6 @@ def command(context: Context, asked: Asked, target: str | None) -> NoReturn:
         context.store_dir,
         context.output,
         offline=context.offline,
+        record=record,
     ) as (ready, _):
         os._exit(ready.start((), context.output))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from eka.commands import store_copy, store_gc, store_mount, store_serve, store_show, store_verify
+from eka.completing import files, store_paths, store_places
 from eka.context import Context
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def group() -> None:
 
 
 @group.command()
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, shell_complete=files)
 @click.option("--name", metavar="NAME", help="Name of the store path, if not the file's own.")
 @click.option("--flat", is_flag=True, help="Address one file by its contents alone.")
 @click.pass_obj
@@ -55,7 +56,7 @@ def _add(context: Context, store: Store, path: str, name: str | None, flat: bool
 
 
 @group.command("import")
-@click.argument("file", metavar="[FILE]", default="-")
+@click.argument("file", metavar="[FILE]", default="-", shell_complete=files)
 @click.pass_obj
 def import_(context: Context, file: str) -> None:
     """Add the paths of a `nix-store --export` stream, from FILE or stdin.
@@ -78,7 +79,7 @@ def _print_path(context: Context, info: PathInfo) -> None:
 
 
 @group.command()
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, shell_complete=store_paths)
 @click.option("--closure", is_flag=True, help="Also everything that the paths refer to.")
 @click.pass_obj
 def export(context: Context, paths: tuple[str, ...], closure: bool) -> None:
@@ -92,7 +93,7 @@ def export(context: Context, paths: tuple[str, ...], closure: bool) -> None:
 
 
 @group.command()
-@click.argument("path")
+@click.argument("path", shell_complete=store_paths)
 @click.pass_obj
 def nar(context: Context, path: str) -> None:
     """Write a path to stdout as a NAR, as `nix-store --dump` does."""
@@ -105,7 +106,7 @@ def nar(context: Context, path: str) -> None:
 
 
 @group.command()
-@click.argument("path", metavar="PATH[/SUB]")
+@click.argument("path", metavar="PATH[/SUB]", shell_complete=store_places)
 @click.argument("dest", type=click.Path(path_type=Path))
 @click.pass_obj
 def restore(context: Context, path: str, dest: Path) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import click
 
+from eka.completing import store_paths
 from eka.context import Context
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _PLACES = "give a directory, `file:///DIR`, `objectstore+URL`, `grpc+URL`, or `s
 
 
 @click.command()
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, shell_complete=store_paths)
 @click.option("--from", "source", metavar="URL", help="Copy from there into the store.")
 @click.option("--to", "target", metavar="URL", help="Copy from the store to there.")
 @click.pass_obj

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from eka.completing import packages, roots
 from eka.context import Context
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def root() -> None:
 
 
 @root.command("add")
-@click.argument("target", metavar="PATH|LINK|FILE")
+@click.argument("target", metavar="PATH|LINK|FILE", shell_complete=packages)
 @click.argument("name", required=False)
 @click.pass_obj
 def root_add(context: Context, target: str, name: str | None) -> None:
@@ -163,8 +164,8 @@ def root_add(context: Context, target: str, name: str | None) -> None:
     made = root_for(target if os.path.lexists(target) else str(store_path(target)), name)
     with context.open_store(create=False) as store:
         store.require_writable()
-        for path in kept(made) or ():
-            store.info(path)
+        # Raises for what is not there, and keeps it from going before the root is.
+        store.paths.touch(kept(made) or ())
         store.roots.add(made)
     if context.json:
         context.output.json(_record(made))
@@ -190,7 +191,7 @@ def root_list(context: Context) -> None:
 
 
 @root.command("remove")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=roots)
 @click.pass_obj
 def root_remove(context: Context, names: tuple[str, ...]) -> None:
     """Remove roots by name; what they kept is deleted by the next collection."""

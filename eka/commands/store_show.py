@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from eka.completing import store_paths, store_places
 from eka.context import Context
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("path", metavar="PATH[/SUB]")
+@click.argument("path", metavar="PATH[/SUB]", shell_complete=store_places)
 @click.option("-R", "--recursive", is_flag=True, help="Also what is below.")
 @click.option("-l", "--long", "long", is_flag=True, help="Modes, sizes and link targets.")
 @click.pass_obj
@@ -92,7 +93,7 @@ def facts(node: Node) -> dict[str, object]:
 
 
 @click.command()
-@click.argument("path", metavar="PATH[/SUB]")
+@click.argument("path", metavar="PATH[/SUB]", shell_complete=store_places)
 @click.pass_obj
 def cat(context: Context, path: str) -> None:
     """Write a file inside a path to stdout."""
@@ -103,7 +104,7 @@ def cat(context: Context, path: str) -> None:
 
 
 @click.command()
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, shell_complete=store_paths)
 @click.pass_obj
 def info(context: Context, paths: tuple[str, ...]) -> None:
     """Show what the store knows of paths: hashes, sizes, references, deriver."""
@@ -160,7 +161,7 @@ def list_(context: Context) -> None:
 
 
 @click.command()
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, shell_complete=store_paths)
 @click.pass_obj
 def closure(context: Context, paths: tuple[str, ...]) -> None:
     """List paths and all that they refer to, directly or not."""
@@ -172,7 +173,7 @@ def closure(context: Context, paths: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, shell_complete=store_paths)
 @click.pass_obj
 def referrers(context: Context, paths: tuple[str, ...]) -> None:
     """List the paths that refer to these directly."""
@@ -185,8 +186,8 @@ def referrers(context: Context, paths: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("start", metavar="A")
-@click.argument("goal", metavar="B")
+@click.argument("start", metavar="A", shell_complete=store_paths)
+@click.argument("goal", metavar="B", shell_complete=store_paths)
 @click.pass_obj
 def why(context: Context, start: str, goal: str) -> None:
     """Show a shortest chain of references from A to B, if A needs B."""
@@ -224,6 +225,10 @@ def du(context: Context) -> None:
     context.output.data(f"paths    {usage.paths}, {human_size(usage.nar_bytes)} as NARs")
     context.output.data(f"blobs    {usage.blobs}, {human_size(usage.blob_bytes)}")
     context.output.data(f"on disk  {human_size(usage.disk_bytes)}")
+    for part, size in usage.disk.items():
+        context.output.data(f"         {human_size(size):>10}  {part}")
+    if usage.unneeded_bytes:
+        context.output.data(f"waiting  {human_size(usage.unneeded_bytes)} for `eka store gc`")
     context.output.data(f"saved    {saved}")
 
 

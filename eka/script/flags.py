@@ -21,14 +21,18 @@ class Flags:
 
     packages: tuple[Stated[str], ...] = ()
     interpreter: Stated[str] | None = None
-    network: Stated[bool] | None = None
+    network: Stated[bool | str] | None = None  # true is host, false is off
     read: tuple[Stated[str], ...] = ()
     write: tuple[Stated[str], ...] = ()
+    limits: tuple[Stated[str], ...] = ()
+    nesting: Stated[bool] | None = None
     env: tuple[Stated[str], ...] = ()
     locked: bool = False
     require_sandbox: bool = False
     explain: bool = False
     keep: bool = False
+    view: str | None = None
+    record: bool = False
     json: bool = False
     store: str | None = None
     directory: str | None = None
@@ -40,8 +44,16 @@ class Flags:
 
     @property
     def network_origin(self) -> str | None:
-        """Who asked for the network; None when it is not granted."""
-        return self.network.origin if self.network and self.network.value else None
+        """Who asked for the host's network; None when it is not granted."""
+        return self._network_origin(True, "host")
+
+    @property
+    def loopback_origin(self) -> str | None:
+        """Who asked for a loopback of the run's own."""
+        return self._network_origin("loopback")
+
+    def _network_origin(self, *modes: bool | str) -> str | None:
+        return self.network.origin if self.network and self.network.value in modes else None
 
 
 class Flag(NamedTuple):
@@ -62,13 +74,24 @@ FLAGS: Final = (
     Flag("interpreter", "--interpreter", "-i", "I", True, "program that runs the script"),
     Flag("network", "--net", "", "", True, "grant the host's network"),
     Flag("network", "--no-net", "", "", True, "no network, whatever the script says", False),
+    Flag(
+        "network", "--network", "", "MODE", True, "off, loopback (its own), or host",
+        choices=("off", "loopback", "host"),
+    ),
     Flag("read", "--read", "", "PATH", True, "show PATH, read-only"),
     Flag("write", "--write", "", "PATH", True, "show PATH, writable"),
     Flag("env", "--env", "", "NAME[=V]", True, "pass a variable on, or set it"),
+    Flag("limits", "--limit", "", "NAME=N", True, "memory, pids, cpu, time, files, file-size"),
+    Flag("nesting", "--nesting", "", "", True, "let it make namespaces and mounts of its own"),
     Flag("locked", "--locked", "", "", True, "fail unless FILE.lock is there and current"),
     Flag("require_sandbox", "--require-sandbox", "", "", True, "refuse a weaker sandbox"),
     Flag("explain", "--explain", "", "", False, "say what would be granted, and run nothing"),
     Flag("keep", "--keep", "", "", False, "keep the bundle and say where it is"),
+    Flag(
+        "view", "--view", "", "VIEW", False, "auto, bind, overlay or fuse (EKA_VIEW)",
+        choices=("auto", "bind", "overlay", "fuse"),
+    ),
+    Flag("record", "--record", "", "", False, "note the run in the ledger (`eka log --runs`)"),
     Flag("json", "--json", "", "", False, "print data as JSON objects"),
     Flag("store", "--store", "", "DIR", False, "use the store in DIR (EKA_STORE)"),
     Flag("directory", "--directory", "-C", "DIR", False, "start in DIR"),
@@ -84,8 +107,8 @@ FLAGS: Final = (
 )  # fmt: skip
 
 _BY_NAME = {name: flag for flag in FLAGS for name in (flag.long, flag.short) if name}
-_LISTS = ("packages", "read", "write", "env")
-_STATED = ("interpreter", "network", *_LISTS)
+_LISTS = ("packages", "read", "write", "env", "limits")
+_STATED = ("interpreter", "network", "nesting", *_LISTS)
 
 
 def parse_flags(

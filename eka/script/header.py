@@ -54,7 +54,7 @@ class Header(NamedTuple):
         return combine(command_line, self.lines, self.block)
 
 
-class _Block(NamedTuple):
+class Block(NamedTuple):
     """`indents` has the length of what was stripped from each line of `text`."""
 
     file: str
@@ -88,7 +88,7 @@ def parse_header(head: bytes, file: str) -> Header:
         return Header()
     lines = head.removeprefix(_BOM)[:HEAD_LIMIT].split(b"\n")
     flags = _parse_flag_lines(lines, file)
-    block = _find_block(lines, file)
+    block = find_block(lines, file)
     if block is None:
         return Header(lines=flags)
     metadata, found = parse_metadata(block.text, block.place)
@@ -149,8 +149,9 @@ def _split(line: str, start: Place) -> Iterator[tuple[str, int]]:
         yield word, column
 
 
-def _find_block(lines: list[bytes], file: str) -> _Block | None:
-    found: _Block | None = None
+def find_block(lines: list[bytes], file: str) -> Block | None:
+    """The block of a file without its byte order mark; None if there is none."""
+    found: Block | None = None
     start, index = 0, 0
     while index < len(lines) and start < START_LIMIT:
         match = _OPENING.fullmatch(lines[index].rstrip(b"\r"))
@@ -168,7 +169,7 @@ def _find_block(lines: list[bytes], file: str) -> _Block | None:
     return found
 
 
-def _read_block(lines: list[bytes], opening: int, leader: bytes, file: str) -> tuple[_Block, int]:
+def _read_block(lines: list[bytes], opening: int, leader: bytes, file: str) -> tuple[Block, int]:
     """The block and how many lines it has, markers included."""
     place = Place(file, opening + 1, 1)
     shown = leader.decode("ascii")
@@ -187,7 +188,7 @@ def _read_block(lines: list[bytes], opening: int, leader: bytes, file: str) -> t
             )
         rest = line[len(leader) :]
         if rest.strip(b" \t") == b"///":
-            return _Block(file, opening + 1, indents, "\n".join(content)), number - opening
+            return Block(file, opening + 1, indents, "\n".join(content)), number - opening
         indent = len(leader) + (rest[:1] in (b" ", b"\t"))
         content.append(_decode(line, place._replace(line=number))[indent:])
         indents.append(indent)
@@ -207,7 +208,7 @@ def _decode(raw: bytes, place: Place) -> str:
         ) from None
 
 
-def _as_flags(metadata: ScriptMetadata, found: Mapping[str, Located], block: _Block) -> Flags:
+def _as_flags(metadata: ScriptMetadata, found: Mapping[str, Located], block: Block) -> Flags:
     def stated(key: str, value: T, offset: int) -> Stated[T]:
         place = block.place(*line_and_column(block.text, offset))
         return Stated(value, f"{key} ({place})", True)
@@ -217,6 +218,7 @@ def _as_flags(metadata: ScriptMetadata, found: Mapping[str, Located], block: _Bl
         return tuple(stated(key, *pair) for pair in zip(values, offsets, strict=True))
 
     interpreter, network = found.get("interpreter"), found.get("network")
+    nesting = found.get("nesting")
     return Flags(
         packages=listed("packages", metadata.packages),
         interpreter=stated("interpreter", metadata.interpreter, interpreter.value)
@@ -225,5 +227,8 @@ def _as_flags(metadata: ScriptMetadata, found: Mapping[str, Located], block: _Bl
         network=stated("network", metadata.network, network.value) if network else None,
         read=listed("read", metadata.read),
         write=listed("write", metadata.write),
+        limits=listed("limits", metadata.limits),
+        nesting=stated("nesting", metadata.nesting, nesting.value) if nesting else None,
         env=listed("env", metadata.env),
+        locked=metadata.locked,
     )

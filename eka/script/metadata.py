@@ -8,10 +8,10 @@ looked up here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tomli
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from eka.script.locate import Located, locate
 from eka.script.stated import VARIABLE, Place, nearest, quoted
@@ -19,6 +19,8 @@ from eka_runtime.errors import HeaderError
 
 Text = Annotated[str, Field(strict=True, min_length=1, pattern=r"^[^\x00]+$")]
 Variable = Annotated[str, Field(strict=True, pattern=f"^{VARIABLE}$")]
+Limit = Annotated[str, Field(strict=True, pattern=r"^[a-z-]+=[0-9A-Za-z.]+$")]
+Network = StrictBool | Literal["off", "loopback", "host"]
 Texts = tuple[Text, ...]
 
 
@@ -38,26 +40,52 @@ class ScriptMetadata(BaseModel):
         description="Store paths, links to store paths, or atoms. Stated packages and their closure"
         " are all there is; without this key and flags, the file is scanned for store paths.",
     )
-    network: bool = Field(default=False, strict=True, description="Grant the host's network.")
+    network: Network = Field(
+        default=False,
+        description="`true` or `host` grants the host's network, `loopback` one of the run's own"
+        " with nothing but a loopback, `false` or `off` none.",
+    )
     read: Texts = Field(
         default=(), description="Paths to show read-only; relative to the script, `~` is the home."
     )
     write: Texts = Field(default=(), description="Paths to show writable; as `read`.")
+    limits: tuple[Limit, ...] = Field(
+        default=(),
+        description="`memory=512M`, `pids=64`, `cpu=10s`, `time=1m`, `files=256`, `file-size=1G`;"
+        " `none` for no limit.",
+    )
+    nesting: bool = Field(
+        default=False,
+        strict=True,
+        description="Let the program make namespaces and mounts of its own: containers, eka in"
+        " eka.",
+    )
     env: tuple[Variable, ...] = Field(
         default=(), description="`NAME` passes the caller's variable on, `NAME=value` sets one."
+    )
+    locked: bool = Field(
+        default=False, strict=True, description="Refuse to run unless FILE.lock is there and fits."
     )
 
 
 KEYS = tuple(ScriptMetadata.model_fields)
 
-_EXPECTED = {"interpreter": "a string", "network": "true or false"}
+_EXPECTED = {
+    "interpreter": "a string",
+    "network": 'true, false, "loopback", "host" or "off"',
+    "nesting": "true or false",
+    "locked": "true or false",
+}
 _EXAMPLES = {
     "interpreter": '"python3"',
     "packages": '["./result"]',
     "network": "false",
+    "nesting": "true",
     "read": '["~/data"]',
     "write": '["."]',
     "env": '["NAME", "NAME=value"]',
+    "locked": "true",
+    "limits": '["memory=512M", "time=1m"]',
 }
 _KINDS = {
     str: "a string",
@@ -128,9 +156,11 @@ def _offset(location: tuple[int | str, ...], found: Mapping[str, Located]) -> in
 
 
 def _wrong_value(location: tuple[int | str, ...], value: object, where: Place) -> HeaderError:
-    key, is_element = str(location[0]), len(location) > 1
+    key, is_element = str(location[0]), isinstance((*location, "")[1], int)
     hint = f"write it as in `{key} = {_EXAMPLES[key]}`"
     expected = "a string" if is_element else _EXPECTED.get(key, "a list of strings")
+    if key == "network" and isinstance(value, str):
+        return where.error(f"`network` must be {expected}, not {quoted(value)}", hint=hint)
     if not isinstance(value, str) or expected != "a string":
         kind = _KINDS.get(type(value), "a date or time")
         what = f"each element of `{key}`" if is_element else f"`{key}`"
@@ -139,4 +169,5 @@ def _wrong_value(location: tuple[int | str, ...], value: object, where: Place) -
         return where.error(f"empty string in `{key}`", hint=hint)
     if "\0" in value:
         return where.error(f"null character in `{key}`", hint=hint)
-    return where.error(f"{quoted(value)} is not a variable", hint=hint)
+    what = "limit" if key == "limits" else "variable"
+    return where.error(f"{quoted(value)} is not a {what}", hint=hint)

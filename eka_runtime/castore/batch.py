@@ -122,6 +122,7 @@ class Batch:
         with self.access_errors():
             tmp, target = os.fspath(self._tmp), os.fspath(self.blobs.directory)
             self._files = Placing(tmp, target, unnamed=self._unnamed)
+        self.blobs.appender.enter()
         return self
 
     def __exit__(
@@ -136,6 +137,7 @@ class Batch:
         else:
             self._drop_files(self._new_blobs.values())
         self._files.close()
+        self.blobs.appender.leave()
         if self.blobs.appender.failed:
             self.blobs.appender.reset()
 
@@ -285,6 +287,8 @@ class Batch:
             [(digest, data, since) for digest, data in sorted(self._new_directories.items())],
         )
         self._rescue(conn)
+        if loose:
+            self._spare(conn, since)
         self._in_doubt = True
 
     def committed(self) -> None:
@@ -320,6 +324,14 @@ class Batch:
             (*place, digest),
         )
         return True
+
+    def _spare(self, conn: sqlite3.Connection, since: int | None) -> None:
+        """What was there already may lose the path that needs it before ours comes."""
+        for table, known in (("blob", self._known_blobs), ("directory", self._known_directories)):
+            conn.executemany(
+                f"update {table} set loose = ?, dead = null where digest = ?",
+                [(since, digest) for digest in known],
+            )
 
     def _rescue(self, conn: sqlite3.Connection) -> None:
         """Takes away the marks that a collection made since we saw what we need."""

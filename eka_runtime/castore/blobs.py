@@ -23,7 +23,7 @@ from typing import BinaryIO, NamedTuple, Self
 from blake3 import blake3
 
 from eka_runtime.castore.database import Database
-from eka_runtime.castore.digest import B3Digest
+from eka_runtime.castore.digest import DIGEST_SIZE, B3Digest
 from eka_runtime.castore.packs import Appender, PackReader, pack_name
 from eka_runtime.castore.placing import SHARD_LENGTH
 from eka_runtime.errors import StoreAccessError, StoreCorrupt
@@ -39,6 +39,13 @@ _REPAIR = "add the same contents again, or run `eka store verify --repair`"
 _HASH_SIZE = 1 << 20
 _SELECT = "select digest, size, name, pack, start, stored from blob "
 _MANY = 256
+
+# Pack, start, bytes taken there, size, digest, and whether it is compressed.
+_Small = tuple[int, int, int, int, bytes, int | None]
+_SMALL = """
+    select pack, start, coalesce(stored, size), size, digest, stored from blob
+    where pack is not null and digest in ({})
+"""
 
 
 class BlobRow(NamedTuple):
@@ -105,16 +112,7 @@ class BlobFiles:
             data = self.packs.read(row.pack, row.start, row.stored)
         except OSError as error:
             raise StoreAccessError(f"cannot read {self.place(row)}: {error.strerror}") from error
-        # Expensive to import, and not needed by most stores.
-        import zstandard
-
-        try:
-            # Before anything is allocated: zstd believes what the frame says of its size.
-            if zstandard.frame_content_size(data) == row.size:
-                return zstandard.ZstdDecompressor().decompress(data)
-            raise zstandard.ZstdError("the frame has another size")
-        except zstandard.ZstdError as error:
-            raise StoreCorrupt(f"blob {row.digest}: {error}", hint=_REPAIR) from error
+        return _decompressed(data, row.size)
 
     def verify_row(self, row: BlobRow) -> None:
         """Reads all of it; StoreCorrupt when it is not what its digest says."""
@@ -170,25 +168,32 @@ class LocalBlobs(BlobFiles):
 
     def read_small(self, digests: Iterable[B3Digest]) -> dict[B3Digest, bytes]:
         """Of packed blobs; what lies side by side, as one tree's do, is read in one piece."""
-        rows = [row for row in self.rows_of(digests).values() if not row.name]
-        rows.sort(key=lambda row: (row.pack, row.start))
+        wanted = list(digests)
         found: dict[B3Digest, bytes] = {}
-        for run in _runs(rows):
-            first, last = run[0], run[-1]
-            data = self._read_range(first, last.start + last.size - first.start)
-            for row in run:
-                offset = row.start - first.start
-                found[row.digest] = data[offset : offset + row.size]
-        for row in rows:
-            if row.stored is not None:
-                found[row.digest] = self.read_packed(row)
+        for first in range(0, len(wanted), _MANY):
+            some = wanted[first : first + _MANY]
+            # Plain tuples: this is the hot path of every export.
+            rows = self._database.connection.execute(
+                _SMALL.format(",".join("?" * len(some))), some
+            ).fetchall()
+            rows.sort()
+            for run in _runs(rows):
+                found.update(self._read_run(run))
         return found
 
-    def _read_range(self, first: BlobRow, size: int) -> bytes:
+    def _read_run(self, run: list[_Small]) -> Iterator[tuple[B3Digest, bytes]]:
+        pack, begin, _, _, digest, _ = run[0]
+        end = run[-1][1] + run[-1][2]
         try:
-            return self.packs.read(first.pack, first.start, size)
+            data = self.packs.read(pack, begin, end - begin)
         except OSError as error:
-            raise StoreAccessError(f"cannot read {self.place(first)}: {error.strerror}") from error
+            where = self.place(BlobRow(B3Digest(digest), 0, "", pack, begin))
+            raise StoreAccessError(f"cannot read {where}: {error.strerror}") from error
+        for _, start, taken, size, digest, stored in run:
+            contents = data[start - begin : start - begin + taken]
+            if stored is not None:
+                contents = _decompressed(contents, size)
+            yield digest, contents  # type: ignore[misc]
 
     def of_size(self, size: int) -> list[BlobRow]:
         """A few of those with exactly this many bytes; none below 1 MiB, which have no index."""
@@ -207,6 +212,25 @@ class LocalBlobs(BlobFiles):
             "select 1 from blob where digest = ? and dead is null", (digest,)
         ).fetchone()
         return row is not None
+
+    def pack_numbers(self) -> Iterator[int]:
+        """Of packs that rows mention; by skipping from one to the next in the index."""
+        pack = -1
+        statement = "select min(pack) from blob where pack > ?"
+        execute = self._database.connection.execute
+        while (pack := execute(statement, (pack,)).fetchone()[0]) is not None:
+            yield pack
+
+    def rows_between(self, pack: int | None, low: int | str, high: int | str) -> list[BlobRow]:
+        """Of a pack, those that start there; or, without a pack, those of these names."""
+        if pack is None:
+            where, values = "where name >= ? and name < ? order by name", (low, high)
+        else:
+            where = f"where pack = {pack} and start >= ? and start < ? order by start"
+            values = (low, high)
+        rows = self._database.connection.execute(_SELECT + where, values)
+        # A key that is no digest cannot be compared with anything: `verify` reports it.
+        return [decoded(row) for row in rows if len(row[0]) == DIGEST_SIZE]
 
     def has(self, digest: B3Digest) -> bool:
         return self.row(digest) is not None
@@ -229,18 +253,31 @@ class LocalBlobs(BlobFiles):
         self.verify_row(row)
 
 
-def _runs(rows: Iterable[BlobRow]) -> Iterator[list[BlobRow]]:
-    """Rows that follow each other without a gap, and are not compressed."""
-    run: list[BlobRow] = []
+def _runs(rows: Iterable[_Small]) -> Iterator[list[_Small]]:
+    """Rows that follow each other in a pack without a gap."""
+    run: list[_Small] = []
+    expected = (-1, -1)
     for row in rows:
-        if row.stored is not None:
-            continue
-        if run and (row.pack, row.start) != (run[-1].pack, run[-1].start + run[-1].size):
+        if run and row[:2] != expected:
             yield run
             run = []
         run.append(row)
+        expected = (row[0], row[1] + row[2])
     if run:
         yield run
+
+
+def _decompressed(data: bytes, size: int) -> bytes:
+    # Expensive to import, and not needed by most stores.
+    import zstandard
+
+    try:
+        # Before anything is allocated: zstd believes what the frame says of its size.
+        if zstandard.frame_content_size(data) == size:
+            return zstandard.ZstdDecompressor().decompress(data)
+        raise zstandard.ZstdError("the frame has another size")
+    except zstandard.ZstdError as error:
+        raise StoreCorrupt(f"a compressed blob is damaged: {error}", hint=_REPAIR) from error
 
 
 def decoded(row: tuple[bytes, int, str | None, int | None, int | None, int | None]) -> BlobRow:

@@ -59,12 +59,16 @@ _NO_COPY_RANGE = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, err
 class Linker:
     """Where twins are kept, and those that are being made; a context manager for one checkout.
 
-    `link` has the signature of os.link.
+    `link` has the signature of os.link. With `stubs`, blobs that are files are not linked to:
+    there will be stubs in their place, that overlayfs follows (`eka_runtime/view/overlay.py`).
     """
 
-    def __init__(self, twins: Path, link: Callable[..., None] = os.link) -> None:
+    def __init__(
+        self, twins: Path, link: Callable[..., None] = os.link, *, stubs: bool = False
+    ) -> None:
         self.twins = os.fspath(twins)
         self.link = link
+        self.stubs = stubs
         self._fresh = f"{self.twins}/{NEW_PREFIX}{os.urandom(8).hex()}"
         self._new: dict[str, str] = {}
 
@@ -194,6 +198,9 @@ class _Linking:
         self._full: set[str] = set()
 
     def make_file(self, name: bytes, node: FileNode, dir_fd: int | None) -> None:
+        if self._linker.stubs and (blob := self._file_name(node)):
+            _make_stub(name, node, blob, dir_fd)
+            return
         for source in self._sources(node):
             try:
                 self._linker.link(source, name, dst_dir_fd=dir_fd, follow_symlinks=False)
@@ -225,6 +232,11 @@ class _Linking:
             ):
                 yield place
 
+    def _file_name(self, node: FileNode) -> str | None:
+        """Of the blob, below the blob directory."""
+        row = self._blobs.row(node.digest) if isinstance(self._blobs, LocalBlobs) else None
+        return row.name or None if row else None
+
     def _blob(self, node: FileNode) -> str | None:
         """The blob's own file, if it has the mode that is needed."""
         if not isinstance(self._blobs, LocalBlobs):
@@ -247,6 +259,18 @@ class _Linking:
         finally:
             os.close(fd)
         return place
+
+
+def _make_stub(name: bytes, node: FileNode, blob: str, dir_fd: int | None) -> None:
+    fd = os.open(name, _NEW, 0o600, dir_fd=dir_fd)
+    try:
+        os.ftruncate(fd, node.size)
+        # Before the mode: whoever may not write a file may not set these.
+        os.setxattr(fd, "user.overlay.metacopy", b"")
+        os.setxattr(fd, "user.overlay.redirect", b"/" + blob.encode())
+        finish(fd, node.executable)
+    finally:
+        os.close(fd)
 
 
 def _is(path: str, node: FileNode) -> bool:

@@ -51,6 +51,8 @@ _SCHEMA = (
     " pack integer not null, start integer not null, stored integer not null,"
     " dead integer not null,"
     " primary key (pack, start)) strict, without rowid",
+    # Packs of which a part is not used any more, and was not given back yet.
+    "create table untidy (pack integer primary key) strict",
     "create table epoch (number integer not null) strict",
     "insert into epoch values (1)",
 )

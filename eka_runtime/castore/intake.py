@@ -2,7 +2,7 @@
 
 Measured, not guessed: two threads that do short things hand the interpreter's lock to and fro at
 more than the cost of those, so small files, which are appended to a pack, are the calling thread's
-business. Files from PACKED_MAX on are written by a pool. Files from LARGE on
+business. Files from INLINE_MAX on are written by a pool. Files from LARGE on
 come in chunks that are read and hashed here, written by one other thread, and hashed for the NAR by
 a third (`hashing.py`), all from one buffer; SHA-256 then sets the pace. From DIRECT_MIN on writes
 bypass the page cache, which halves their cost and leaves the cache to others.
@@ -30,6 +30,7 @@ from eka_runtime.castore.blobs import PACKED_MAX, BlobRow
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.errors import StoreError
 
+INLINE_MAX = 1 << 17
 LARGE = 1 << 20
 DIRECT_MIN = 1 << 26
 CHUNK = 1 << 20
@@ -81,6 +82,9 @@ class Intake:
         if len(data) < PACKED_MAX:
             self._batch.offer(digest, data)
         elif not self._batch.knows(digest, len(data)):
+            if len(data) < INLINE_MAX:
+                self._batch.put(digest, data, executable)
+                return digest
             while len(self._pending) >= PENDING:
                 self._pending.popleft().result()
             self._submit(self._pool, self._batch.put, digest, data, executable)

@@ -36,6 +36,7 @@ PACK_MAX = 1 << 28
 
 _CHUNK = 1 << 20
 _OPEN_MAX = 64
+_IOV_MAX = 1024  # of Linux: writev(2)
 _TRIED = 16
 _BLOCK = 4096
 _DIGITS = 12
@@ -108,9 +109,23 @@ class Appender:
         self._writer: ThreadPoolExecutor | None = None
         self._fd = -1
         self._pack = self._end = self._kept = 0
-        self._buffer = bytearray()
+        self._pieces: list[bytes] = []  # not written yet, from `_flushed` on
+        self._flushed = 0
+        self._users = 0
+        self._full: list[int] = []
         self._written: Future[None] | None = None
         self._resets = 0
+
+    def enter(self) -> None:
+        """Until `leave`, no pack is let go of: what was appended may have no rows yet."""
+        with self._lock:
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._let_go()
 
     @property
     def resets(self) -> int:
@@ -129,8 +144,8 @@ class Appender:
                 self._begin()
             ends = list(accumulate(map(len, pieces), initial=self._end))
             self._end = ends.pop()
-            self._buffer += b"".join(pieces)
-            if len(self._buffer) >= _CHUNK:
+            self._pieces += pieces
+            if self._end - self._flushed >= _CHUNK:
                 self._hand_over()
             return self._pack, ends
 
@@ -149,20 +164,27 @@ class Appender:
         """Lets go of the pack, and takes back what was not kept."""
         with self._lock:
             self._resets += 1
-            self._buffer = bytearray()
+            self._pieces = []
             with suppress(OSError):
                 self._wait()
             self._leave()
+            self._let_go()
             if self._writer is not None:
                 self._writer.shutdown()
                 self._writer = None
 
     def _begin(self) -> None:
         self._finish()
-        self._kept = self._end
-        self._leave()
+        if self._fd >= 0:
+            self._full.append(self._fd)
+            self._fd = -1
         self._fd, self._pack, self._end = self._known() or self._fresh()
-        self._kept = self._end
+        self._kept = self._flushed = self._end
+
+    def _let_go(self) -> None:
+        for fd in self._full:
+            os.close(fd)
+        self._full = []
 
     def _leave(self) -> None:
         if self._fd >= 0:
@@ -205,8 +227,13 @@ class Appender:
             from concurrent.futures import ThreadPoolExecutor
 
             self._writer = ThreadPoolExecutor(1, "eka-pack")
-        data, self._buffer = self._buffer, bytearray()
-        self._written = self._writer.submit(_write, self._fd, self._end - len(data), data)
+        self._written = self._writer.submit(_write, self._fd, *self._taken())
+
+    def _taken(self) -> tuple[int, list[bytes]]:
+        """What is to be written now, and where."""
+        start, pieces = self._flushed, self._pieces
+        self._flushed, self._pieces = self._end, []
+        return start, pieces
 
     def _wait(self) -> None:
         if self._written is not None:
@@ -216,10 +243,9 @@ class Appender:
 
     def _finish(self) -> None:
         self._wait()
-        if self._buffer:
-            data, self._buffer = self._buffer, bytearray()
+        if self._pieces:
             try:
-                _write(self._fd, self._end - len(data), data)
+                _write(self._fd, *self._taken())
             except OSError as error:
                 from concurrent.futures import Future
 
@@ -228,11 +254,20 @@ class Appender:
                 raise
 
 
-def _write(fd: int, start: int, data: bytearray) -> None:
-    os.lseek(fd, start, os.SEEK_SET)
-    write_all(fd, memoryview(data))
+def _write(fd: int, start: int, pieces: list[bytes]) -> None:
+    """Not joined before: copying them would cost as much as hashing them did."""
+    size = 0
+    for first in range(0, len(pieces), _IOV_MAX):
+        some = pieces[first : first + _IOV_MAX]
+        wanted = sum(map(len, some))
+        written = os.pwritev(fd, some, start + size)
+        if written != wanted:
+            rest = b"".join(some)[written:]
+            os.lseek(fd, start + size + written, os.SEEK_SET)
+            write_all(fd, rest)
+        size += wanted
     # Makes the kernel begin to write, which the sync would otherwise have to wait for.
-    os.posix_fadvise(fd, start, len(data), os.POSIX_FADV_DONTNEED)
+    os.posix_fadvise(fd, start, size, os.POSIX_FADV_DONTNEED)
 
 
 def _has_room(entry: os.DirEntry[str]) -> bool:

@@ -1,28 +1,38 @@
 """Hashing stored blobs again, on all cores.
 
 Worker processes, because the contents are small: threads would hand Python's lock to and fro for
-each of them. Workers see files only, not the database, and die with their parent.
+each of them. Workers die with their parent, and use nothing of his but what is in these files.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
+from itertools import islice, pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from eka_runtime.castore.blobs import BlobFiles, BlobRow
+from eka_runtime.castore.blobs import BlobFiles, BlobRow, LocalBlobs
+from eka_runtime.castore.database import Database
 from eka_runtime.errors import StoreError
 from eka_runtime.linux.syscalls import die_with_parent
+from eka_runtime.nix import base32
 
-# A piece of work: so many bytes, or blobs.
+T = TypeVar("T")
+
+MAX_OFFSET = (1 << 63) - 1
+
+# A piece of work: so many bytes of a pack, so many rows, one of so many groups of files.
 _BYTES = 1 << 24
-_BLOBS = 4096
+_ROWS = 4096
+_SHARDS = 8
 # Below this, starting workers takes longer than the work.
 _ALONE = 1 << 26
+_AHEAD = 64
 
 
 class Wrong(NamedTuple):
@@ -38,27 +48,42 @@ class Rehashed(NamedTuple):
     wrong: list[Wrong]
 
 
-def rehash(blobs: BlobFiles, rows: Iterable[BlobRow]) -> Iterator[Rehashed]:
-    """Reads all contents; yields what was found, piece by piece, in the order of `rows`.
+class _Piece(NamedTuple):
+    """What lies in a pack from `low` to `high`; or, if `pack` is None, files of these names."""
 
-    Best in the order of packs and offsets: then disks are read from beginning to end.
+    pack: int | None
+    low: int | str
+    high: int | str
+
+
+def rehash_all(blobs: LocalBlobs, database: Path, size: int) -> Iterator[Rehashed]:
+    """Reads all contents, in the order in which they lie on disk; yields what was found.
+
+    `size` is about how many bytes there are. The workers read the rows as well: handing those over
+    would cost more than the hashing.
     """
-    pieces = _pieces(rows)
-    places = blobs.directory, blobs.packs.directory
-    first = next(pieces, [])
+    places = database, blobs.directory, blobs.packs.directory
+    yield from _work(partial(_rehash_piece, *places), _pieces(blobs), size)
+
+
+def rehash(files: BlobFiles, rows: Iterable[BlobRow]) -> Iterator[Rehashed]:
+    """As `rehash_all`, for given rows."""
+    parts = list(_batched(rows))
+    size = sum(row.size for part in parts for row in part)
+    yield from _work(partial(_rehash, files.directory, files.packs.directory), parts, size)
+
+
+def _work(work: Callable[[T], Rehashed], parts: Iterable[T], size: int) -> Iterator[Rehashed]:
     workers = os.cpu_count() or 1
-    if workers == 1 or sum(row.size for row in first) < min(_ALONE, _BYTES):
-        yield _rehash(*places, first)
-        for piece in pieces:
-            yield _rehash(*places, piece)
+    if workers == 1 or size < _ALONE:
+        yield from map(work, parts)
         return
     pending: deque[Future[Rehashed]] = deque()
     with ProcessPoolExecutor(workers, get_context("fork"), die_with_parent) as pool:
         try:
-            pending.append(pool.submit(_rehash, *places, first))
-            for piece in pieces:
-                pending.append(pool.submit(_rehash, *places, piece))
-                if len(pending) > 2 * workers:
+            for part in parts:
+                pending.append(pool.submit(work, part))
+                if len(pending) > _AHEAD * workers:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -67,17 +92,33 @@ def rehash(blobs: BlobFiles, rows: Iterable[BlobRow]) -> Iterator[Rehashed]:
             raise
 
 
-def _pieces(rows: Iterable[BlobRow]) -> Iterator[list[BlobRow]]:
-    piece: list[BlobRow] = []
-    size = 0
-    for row in rows:
-        piece.append(row)
-        size += row.size
-        if size >= _BYTES or len(piece) >= _BLOBS:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
+def _pieces(blobs: LocalBlobs) -> Iterator[_Piece]:
+    for pack in blobs.pack_numbers():
+        try:
+            size = blobs.packs.size(pack)
+        except OSError:
+            size = 0
+        edges = [*range(0, max(size, 1), _BYTES), MAX_OFFSET]
+        for low, high in pairwise(edges):
+            yield _Piece(pack, low, high)
+    shards = [f"{a}{b}/" for a in base32.ALPHABET for b in base32.ALPHABET[::_SHARDS]]
+    for first, following in pairwise(["", *shards[1:], "~"]):
+        yield _Piece(None, first, following)
+
+
+def _batched(rows: Iterable[BlobRow]) -> Iterator[list[BlobRow]]:
+    remaining = iter(rows)
+    while some := list(islice(remaining, _ROWS)):
+        yield some
+
+
+def _rehash_piece(database: Path, directory: Path, packs: Path, piece: _Piece) -> Rehashed:
+    opened = Database(database, readonly=True)
+    try:
+        rows = LocalBlobs(directory, packs, opened).rows_between(*piece)
+    finally:
+        opened.close()
+    return _rehash(directory, packs, rows)
 
 
 def _rehash(directory: Path, packs: Path, rows: list[BlobRow]) -> Rehashed:

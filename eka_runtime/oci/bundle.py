@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from eka_runtime.errors import EkaError, SpecError, UsageError
+from eka_runtime.oci import limits
 from eka_runtime.oci.environment import compile_environment, expand, passed_variables
 from eka_runtime.oci.explain import Reason, arrange
 from eka_runtime.oci.grants import Grants, within
@@ -28,6 +29,7 @@ from eka_runtime.oci.mounts import PlannedMount, inner_home, plan_mounts
 from eka_runtime.oci.profile import Passed, Profile
 from eka_runtime.oci.record import RECORD, blake3_text, bundle_digest, make_record
 from eka_runtime.oci.rootfs import Rootfs, RootfsEntry, write_entries
+from eka_runtime.oci.seccomp import compile_filter, filter_reasons
 from eka_runtime.oci.spec import Capabilities, Rlimit, Root, Spec, User
 from eka_runtime.oci.spec import Process as SpecProcess
 from eka_runtime.oci.spec_linux import IDMapping, Linux, Namespace
@@ -35,6 +37,9 @@ from eka_runtime.oci.spec_linux import IDMapping, Linux, Namespace
 if TYPE_CHECKING:
     from eka_runtime.nix.path import StorePath
     from eka_runtime.view.plan import ViewPlan
+
+NETWORK_ANNOTATION = "dev.eka.network"
+"""off, loopback or host. Runtimes bring a new loopback up; the launcher knows how not to."""
 
 OCI_VERSION = "1.0.2"
 """What runc 1.1 and crun 1.8 announce; nothing newer is needed."""
@@ -137,16 +142,25 @@ def compile_bundle(request: BundleRequest) -> Bundle:
     cwd, cwd_reason = _working_directory(request.process.cwd, rootfs, planned)
     reasons += [mount.reason for mount in planned]
     reasons += env_reasons
-    reasons += _isolation_reasons(profile, network)
+    reasons += _isolation_reasons(profile, grants, network, _capabilities(profile, grants, uid))
     reasons += [cwd_reason, *_identity_reasons(request, uid)]
+    asked = limits.effective(profile.limits, grants.limits)
+    reasons += limits.reasons(asked)
+    filter_ = compile_filter(profile, grants)
+    reasons += filter_reasons(profile, grants)
     mappings = [(uid, caller.uid), (gid, caller.gid)]
     spec = Spec(
         ociVersion=OCI_VERSION,
         root=Root(path="rootfs", readonly=True),
         process=_process(request, env, cwd, uid, gid),
         mounts=tuple(mount.mount for mount in planned),
-        linux=_linux(profile, mappings, network),
-        annotations=_annotations(request),
+        linux=_linux(profile, mappings, network).replace(
+            seccomp=filter_, resources=limits.resources(asked)
+        ),
+        annotations={
+            **_annotations(request, _network_mode(grants, network)),
+            **limits.time_annotation(asked),
+        },
     ).replace(hostname=profile.hostname)
     return Bundle(spec, rootfs.entries(), arrange(reasons), passed_variables(profile, grants))
 
@@ -167,18 +181,30 @@ def _shared_network(profile: Profile, grants: Grants) -> str | None:
 def _process(
     request: BundleRequest, env: tuple[str, ...], cwd: str, uid: int, gid: int
 ) -> SpecProcess:
-    profile, process = request.profile, request.process
+    profile, process, grants = request.profile, request.process, request.grants
     sets = ("bounding", "effective", "inheritable", "permitted", "ambient")
-    limits = tuple(Rlimit(type=one.type, soft=one.soft, hard=one.hard) for one in profile.rlimits)
+    asked = limits.rlimits(limits.effective(profile.limits, grants.limits))
+    kinds = {one.type for one in asked}
+    asked += [
+        Rlimit(type=one.type, soft=one.soft, hard=one.hard)
+        for one in profile.rlimits
+        if one.type not in kinds
+    ]
     return SpecProcess(
         args=process.args,
         cwd=cwd,
         env=env,
         terminal=process.terminal,
         user=User(uid=uid, gid=gid).replace(umask=process.umask),
-        capabilities=Capabilities(**dict.fromkeys(sets, profile.capabilities)),
+        capabilities=Capabilities(**dict.fromkeys(sets, _capabilities(profile, grants, uid))),
         noNewPrivileges=profile.no_new_privileges,
-    ).replace(rlimits=limits or None)
+    ).replace(rlimits=tuple(asked) or None)
+
+
+def _capabilities(profile: Profile, grants: Grants, uid: int) -> tuple[str, ...]:
+    # user_namespaces(7): without it, nobody may map user 0 into a namespace that he makes.
+    needed = {"CAP_SETFCAP"} if grants.nesting is not None and uid == 0 else set()
+    return tuple(sorted(needed | set(profile.capabilities)))
 
 
 def _linux(profile: Profile, mappings: list[tuple[int, int]], network: str | None) -> Linux:
@@ -195,10 +221,15 @@ def _linux(profile: Profile, mappings: list[tuple[int, int]], network: str | Non
     )
 
 
-def _annotations(request: BundleRequest) -> dict[str, str]:
+def _network_mode(grants: Grants, shared: str | None) -> str:
+    return "host" if shared else "loopback" if grants.loopback else "off"
+
+
+def _annotations(request: BundleRequest, network: str) -> dict[str, str]:
     bases = sorted(path.base for path in request.closure)
     own = {
         "dev.eka.closure": blake3_text("".join(f"{base}\n" for base in bases).encode()),
+        NETWORK_ANNOTATION: network,
         "dev.eka.profile": request.profile.name,
         "dev.eka.view": request.view.strategy,
     }
@@ -275,7 +306,6 @@ _NAMESPACES = {
     "cgroup": "sees itself as the root of the control groups",
     "ipc": "shared memory and message queues of its own",
     "mount": "sees the mounts listed here and no others",
-    "network": "a loopback of its own and no other interface",
     "pid": "sees and signals its own processes only",
     "time": "clocks of its own",
     "user": "only the caller's own user and group exist",
@@ -283,17 +313,25 @@ _NAMESPACES = {
 }
 
 
-def _isolation_reasons(profile: Profile, network: str | None) -> list[Reason]:
+def _isolation_reasons(
+    profile: Profile, grants: Grants, network: str | None, capabilities: tuple[str, ...]
+) -> list[Reason]:
     origin = profile.origin("namespaces")
     reasons = [
         Reason("namespace", kind, origin, _NAMESPACES[kind])
         for kind in profile.namespaces
-        if kind != "network" or network is None
+        if kind != "network"
     ]
-    if network is not None:
+    if network is None:
+        alone = "a loopback of its own and no other interface"
+        reason = Reason("namespace", "network", origin, "one of its own, without any interface up")
+        if grants.loopback is not None:
+            reason = Reason("namespace", "network", grants.loopback, alone)
+        reasons.append(reason)
+    else:
         shared = "shared with the host, with its loopback and abstract sockets"
         reasons.append(Reason("namespace", "network", network, shared))
-    granted = ", ".join(profile.capabilities) or "none"
+    granted = ", ".join(capabilities) or "none"
     reasons.append(Reason("capabilities", "all sets", profile.origin("capabilities"), granted))
     for key, detail in (("masked_paths", "hidden"), ("readonly_paths", "read-only")):
         paths: tuple[str, ...] = getattr(profile, key)

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from eka_runtime.oci.spec import Capabilities, Mount, Process, Spec
+from eka_runtime.oci.spec_seccomp import Seccomp
 
 KINDS = (
     "process",
     "namespace",
     "capabilities",
+    "seccomp",
     "mount",
     "env",
     "file",
@@ -78,6 +80,8 @@ def reasons_of_spec(spec: Spec) -> tuple[Reason, ...]:
         for namespace in linux.namespaces or ():
             detail = f"joined: {namespace.path}" if namespace.path else "new"
             found.append(Reason("namespace", namespace.type, FOREIGN, detail))
+        if linux.seccomp is not None:
+            found.append(Reason("seccomp", "filter", FOREIGN, describe_filter(linux.seccomp)))
         found += [Reason("mask", path, FOREIGN, "hidden") for path in linux.maskedPaths or ()]
         found += [Reason("mask", path, FOREIGN, "read-only") for path in linux.readonlyPaths or ()]
     return arrange(found)
@@ -97,6 +101,18 @@ def _of_process(process: Process) -> list[Reason]:
     granted = sorted({name for names in sets for name in names or ()})
     found.append(Reason("capabilities", "all sets", FOREIGN, ", ".join(granted) or "none"))
     return found
+
+
+def describe_filter(seccomp: Seccomp) -> str:
+    """What becomes of system calls, in a few words."""
+    if seccomp.defaultAction == "SCMP_ACT_ALLOW":
+        return f"{_count(seccomp, allowed=False)} system calls restricted, all others allowed"
+    return f"{_count(seccomp, allowed=True)} system calls allowed, all others refused"
+
+
+def _count(seccomp: Seccomp, *, allowed: bool) -> int:
+    rules = seccomp.syscalls or ()
+    return len({n for r in rules if (r.action == "SCMP_ACT_ALLOW") == allowed for n in r.names})
 
 
 def describe_mount(mount: Mount) -> str:

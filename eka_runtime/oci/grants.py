@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eka_runtime.errors import GrantError
+from eka_runtime.oci.limits import LimitGrant, parse_limit
 
 Asked = tuple[str, str]
 """A text and who asked for it, such as ("~/data", "header read")."""
@@ -49,7 +50,9 @@ class EnvGrant(NamedTuple):
 
 
 class Grants(NamedTuple):
-    """`paths` has parents before children. `network` is who asked for it, None for no network.
+    """`paths` has parents before children. `network` is who asked for the host's, `loopback`
+    for one of the run's own; None for neither.
+    `nesting` is who asked for namespaces and mounts of the program's own making.
 
     `covered` are places inside granted directories that are hidden again. `notes` are sentences
     for people about what was not granted, each with the remedy.
@@ -60,6 +63,9 @@ class Grants(NamedTuple):
     env: tuple[EnvGrant, ...] = ()
     notes: tuple[str, ...] = ()
     covered: tuple[str, ...] = ()
+    nesting: str | None = None
+    limits: tuple[LimitGrant, ...] = ()
+    loopback: str | None = None
 
 
 def resolve_grants(
@@ -72,6 +78,9 @@ def resolve_grants(
     script: Path | None = None,
     env: Sequence[Asked] = (),
     network: str | None = None,
+    nesting: str | None = None,
+    limits: Sequence[Asked] = (),
+    loopback: str | None = None,
     own: Sequence[str] = (),
     hidden: Sequence[str] = (),
 ) -> Grants:
@@ -95,7 +104,16 @@ def resolve_grants(
     if script is not None:
         defaults.append(_script(os.path.join(cwd, script), home))
     paths = _arrange(asked, defaults)
-    return Grants(network, paths, _variables(env), tuple(notes), _covered(paths, hidden))
+    return Grants(
+        network=network,
+        paths=paths,
+        env=_variables(env),
+        notes=tuple(notes),
+        covered=_covered(paths, hidden),
+        nesting=nesting,
+        loopback=loopback,
+        limits=tuple(parse_limit(text, origin) for text, origin in limits),
+    )
 
 
 def _resolve(text: str, origin: str, write: bool, start: str, home: str) -> Grant:

@@ -106,8 +106,11 @@ def _home(profile: Profile, home: str, grants: Grants) -> list[PlannedMount]:
 
 def _view_mounts(view: ViewPlan, packages: Mapping[str, str]) -> list[PlannedMount]:
     planned = []
-    for source, destination, directory in sorted(view.mounts, key=lambda item: item.destination):
+    for one in sorted(view.mounts, key=lambda item: item.destination):
+        source, destination, directory, data = one
         mount = _bind(source, destination, READ_ONLY_TREE if directory else READ_ONLY_FILE)
+        if data:
+            mount = _overlay(source, data, destination)
         origin = packages.get(destination, "closure")
         reason = Reason("mount", destination, origin, f"read-only, {source}")
         planned.append(PlannedMount(mount, directory, reason))
@@ -146,6 +149,12 @@ def _cover(place: str) -> PlannedMount:
     mount = Mount(destination=place, type="tmpfs", source="tmpfs", options=options)
     reason = Reason("mount", place, "default", "empty: what is there is not for programs to see")
     return PlannedMount(mount, True, reason, 0o555)
+
+
+def _overlay(source: str, data: str, destination: str) -> Mount:
+    """Read-only; `userxattr` is what lets it be made without privileges."""
+    options = ("ro", "nosuid", "nodev", "userxattr", f"lowerdir={source}::{data}")
+    return Mount(destination=destination, type="overlay", source="overlay", options=options)
 
 
 def _bind(source: str, destination: str, options: tuple[str, ...]) -> Mount:

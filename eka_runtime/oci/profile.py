@@ -15,8 +15,10 @@ import tomli
 from pydantic import ValidationError
 
 from eka_runtime.errors import ProfileError
+from eka_runtime.oci.limits import LimitGrant, parse_limit
 from eka_runtime.oci.profile_file import MountTable, ProfileFile
 from eka_runtime.oci.spec_base import describe_errors
+from eka_runtime.oci.spec_seccomp import Seccomp
 
 MAX_SIZE = 256 * 1024
 MAX_DEPTH = 8
@@ -34,6 +36,7 @@ _SCALARS = (
     "capabilities",
     "masked_paths",
     "readonly_paths",
+    "nesting",
 )
 _Item = TypeVar("_Item", bound=tuple[Any, ...])
 
@@ -100,6 +103,9 @@ class Profile:
     files: tuple[Default, ...] = ()
     network_files: tuple[NetworkFile, ...] = ()
     rlimits: tuple[Limit, ...] = ()
+    limits: tuple[LimitGrant, ...] = ()
+    seccomp: Seccomp | None = None
+    nesting: tuple[str, ...] = ()
     origins: dict[str, str] = field(default_factory=dict)
 
     def origin(self, key: str) -> str:
@@ -128,6 +134,9 @@ def _load(name: str, above: tuple[Path, ...]) -> Profile:
     stated = _read(file)
     base = _load(stated.extends, (*above, file)) if stated.extends else Profile(name)
     profile = _extend(base, stated, name)
+    if stated.seccomp is not None:
+        origins = profile.origins | {"seccomp": f"profile {name}"}
+        profile = replace(profile, seccomp=_filter(file, stated.seccomp), origins=origins)
     if not above:
         _check(profile, file)
     return profile
@@ -161,6 +170,17 @@ def _read(file: Path) -> ProfileFile:
         line = _line(text, first["loc"])
         problem = describe_errors([first])[0]
         raise ProfileError(f"`{file}`{f', line {line}' if line else ''}: {problem}") from None
+
+
+def _filter(profile: Path, name: str) -> Seccomp | None:
+    if name == "none":
+        return None
+    file = profile.parent / name
+    try:
+        return Seccomp.model_validate_json(_text(file))
+    except ValidationError as error:
+        problem = describe_errors(error.errors(include_url=False))[0]
+        raise ProfileError(f"`{file}`: {problem}") from None
 
 
 def _text(file: Path) -> str:
@@ -213,6 +233,8 @@ def _extend(base: Profile, stated: ProfileFile, name: str) -> Profile:
         base.rlimits,
         (Limit(limit.type, limit.soft, limit.hard, origin) for limit in stated.rlimits),
     )
+    stated_limits = [parse_limit(text, origin) for text in stated.limits]
+    changes["limits"] = _merge(base.limits, stated_limits)
     return replace(base, **changes)
 
 

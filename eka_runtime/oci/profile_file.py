@@ -60,6 +60,11 @@ Capability = Annotated[str, Field(pattern=r"^CAP_[A-Z_]+$")]
 Hostname = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
 
 
+FilterFile = Annotated[str, Field(pattern=r"^(none|[A-Za-z0-9_.-]+\.json|.*/[^/\x00]+\.json)$")]
+"""`linux.seccomp` of config.json as a file, beside the profile unless it has a slash."""
+SystemCall = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+
+
 class Table(BaseModel):
     """Keys are written with hyphens; unknown ones are errors."""
 
@@ -131,6 +136,9 @@ class ProfileFile(Table):
     files: dict[InnerPath, FileText] = {}
     network_files: dict[InnerPath, Annotated[list[HostPath], Field(min_length=1)]] = {}
     rlimits: list[RlimitTable] = []
+    limits: list[str] = []
+    seccomp: FilterFile | None = None
+    nesting: list[SystemCall] = []
 
     @model_validator(mode="after")
     def _unique(self) -> ProfileFile:

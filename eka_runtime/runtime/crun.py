@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from eka_runtime.runtime.kind import Kind, nothing
 
+BPF_ANNOTATION = "run.oci.seccomp_bpf_data"
+"""Base64 of a compiled system call filter, in force instead of `linux.seccomp`; crun(1)."""
+
 CRUN = Kind(
     name="crun",
     # Without "disabled" it creates cgroups where it may, and fails where it half may.
@@ -12,5 +15,6 @@ CRUN = Kind(
     clones_itself=True,
     holds_mounts=True,
     raises_nofile=False,
+    takes_bpf=True,
     makes_cgroups=False,
 )

@@ -31,28 +31,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn
 
+    from eka_runtime.runtime.cgroup import Groups
     from eka_runtime.runtime.console import Console
     from eka_runtime.runtime.launch import Plan
 
     Call = Callable[..., int]
+    Finished = Callable[[int], None]
 
 # <linux/sched.h>, <linux/mount.h>, <linux/prctl.h>, <asm/unistd.h>, <bits/siginfo-consts.h>
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC = 2, 4, 8, 4096, 16384
 MOUNT_ATTR_RDONLY = 1
 AT_FDCWD = -100
 AT_RECURSIVE = 0x8000
 SYS_mount_setattr = 442
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
-SI_QUEUE = -1
+SI_QUEUE, SI_KERNEL = -1, 0x80
 
 # The numbers under which the runtime finds its two files; `config.json` is a link to the first.
 CONFIG_FD = 9
 LOG_FD = 8
 
-FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
+TIMED_OUT, FAILED, NOT_EXECUTABLE, NOT_FOUND = 124, 125, 126, 127
+GRACE = 5.0  # seconds between SIGTERM and SIGKILL for a program whose time is over
 
 SIGNALS = frozenset(range(1, 65)) - {
     *(_signal.SIGABRT, _signal.SIGBUS, _signal.SIGFPE, _signal.SIGILL, _signal.SIGSEGV),
@@ -68,21 +72,27 @@ _TERMINAL_SIGNALS = frozenset(
 
 
 # crun sets a bundle's limits before it makes the mounts for which they were raised.
-_LOWER_NOFILE = 'ulimit -S -n "$1"; shift; exec "$@"'
+_LOWER_NOFILE = "ulimit -S -n %d; "
 
 
 class Refused(Exception):
     """The host denied a namespace; nothing was changed, so another plan may be tried."""
 
 
-def enter(plan: Plan, args: Sequence[bytes], env: Sequence[bytes]) -> int:
+def enter(
+    plan: Plan,
+    args: Sequence[bytes],
+    env: Sequence[bytes],
+    finished: Finished | None = None,
+) -> int:
     """Runs the planned bundle with `args` and `env` (b"NAME=value") and returns its exit status.
 
     That is the program's own, 128+n when signal n ended it, and 125-127 when it never ran; the
     reason is on stderr then. If the launcher was itself sent the signal that ended the program, it
     ends by that signal. Namespaces, signal masks and standard streams are not put back: the caller
-    can only `_exit` with the status. Raises Refused when the user namespace is denied, as it also
-    is to a process with more than one thread.
+    can only `_exit` with the status. `finished`, if given, is called once the program has ended,
+    before this process may end by a signal, with its status, or -n for signal n. Raises Refused
+    when the user namespace is denied, as it also is to a process with more than one thread.
     """
     if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
@@ -90,9 +100,17 @@ def enter(plan: Plan, args: Sequence[bytes], env: Sequence[bytes]) -> int:
         terminal = plan["terminal"] and _owns_terminal()
         config = _memory_file(render(plan, args, env, terminal))
         call = binding()
-        server = _isolate(plan, call) if plan["mode"] == "outer" else 0
-        _link_config(plan["state"])
-        return Launch(plan, call, config, terminal, server).run()
+        launch = Launch(plan, call, config, terminal, finished)
+        if plan["groups"]:
+            launch.make_groups()
+        try:
+            if launch.outer:
+                launch.server = _isolate(plan, call)
+            _link_config(plan["state"])
+        except (OSError, Refused):
+            launch.remove_groups()
+            raise
+        return launch.run()
     except (OSError, ValueError) as error:
         return _complain(error)
 
@@ -101,10 +119,16 @@ class Launch:
     """One start: the same object in the launcher and, after fork, in its child."""
 
     def __init__(
-        self, plan: Plan, call: Call, config: int, terminal: bool, server: int = 0
+        self,
+        plan: Plan,
+        call: Call,
+        config: int,
+        terminal: bool,
+        finished: Finished | None,
     ) -> None:
         self.plan = plan
-        self.server = server
+        self.server = 0  # pid of the server of a fuse view
+        self.finished = finished
         self.call = call
         self.config = config
         self.terminal = terminal
@@ -113,12 +137,28 @@ class Launch:
         self.outer = plan["mode"] == "outer"
         # An attached runtime may read the terminal: then it must be in the foreground, too.
         self.in_foreground = not self.outer and posix.isatty(0)
+        if plan["milliseconds"]:
+            _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)  # an ignored one would be lost
         self.signals = frozenset(n for n in SIGNALS if _signal.getsignal(n) != _signal.SIG_IGN)
         self.seen: set[int] = set()
         self.console: Console | None = None
         self.mask: set[int] = set()
         self.child = 0
         self.status = 0
+        self.groups: Groups | None = None
+        self.timed_out = False
+
+    def make_groups(self) -> None:
+        from eka_runtime.runtime.cgroup import Groups
+
+        try:
+            self.groups = Groups(self.plan["groups"], self.name)
+        except OSError as error:
+            raise Refused(f"control group: {error.strerror}") from None
+
+    def remove_groups(self) -> None:
+        if self.groups:
+            self.groups.remove()
 
     def run(self) -> int:
         if self.terminal and self.outer:
@@ -128,6 +168,9 @@ class Launch:
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         self.mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, self.signals)
         reading, writing = posix.pipe2(posix.O_CLOEXEC)
+        if self.plan["milliseconds"]:
+            # The kernel signals the launcher, which waits for signals anyway.
+            _signal.setitimer(_signal.ITIMER_REAL, self.plan["milliseconds"] / 1000)
         self.child = posix.fork()
         if self.child == 0:
             posix.close(reading)
@@ -157,6 +200,9 @@ class Launch:
         if signal == _signal.SIGCHLD:
             pid, self.status = posix.waitpid(self.child, posix.WNOHANG)
             return pid != 0
+        if signal == _signal.SIGALRM and code == SI_KERNEL and self.plan["milliseconds"]:
+            self._time_is_over()
+            return False
         self.seen.add(signal)
         by_terminal = code > 0 and signal in _TERMINAL_SIGNALS
         if self.console and signal == _signal.SIGWINCH:
@@ -173,6 +219,12 @@ class Launch:
             self.console.resume()
         return False
 
+    def _time_is_over(self) -> None:
+        """SIGTERM, and SIGKILL later to whatever is left; with the child, all of it ends."""
+        posix.kill(self.child, _signal.SIGKILL if self.timed_out else _signal.SIGTERM)
+        self.timed_out = True
+        _signal.setitimer(_signal.ITIMER_REAL, GRACE)
+
     def _stop(self) -> None:
         """Stops as the default action would have, and lets the program go on afterwards."""
         if self.console:
@@ -186,9 +238,17 @@ class Launch:
 
     def _result(self, report: bytes) -> int:
         """From the child's wait status, or from init's report on the program: b"+s<status>"."""
+        if self.timed_out:
+            if not self.outer and posix.WIFSIGNALED(self.status):
+                self._attached_result(-_signal.SIGKILL)
+            self.remove_groups()
+            return TIMED_OUT
         code = posix.waitstatus_to_exitcode(int(report[2:]) if report[2:] else self.status)
         if not self.outer:
             code = self._attached_result(code)
+        self.remove_groups()
+        if self.finished:
+            self.finished(code)
         if -code in self.seen:
             self._die(-code)
         return code if code >= 0 else 128 - code
@@ -216,6 +276,8 @@ class Launch:
             posix.write(report, b"+")
             if self.plan["descriptors"]:
                 _raise_nofile(self.plan["descriptors"])
+            if self.groups:
+                self.groups.enter()
             if self.outer:
                 self._be_init(report)
             self._be_runtime()
@@ -243,6 +305,9 @@ class Launch:
         if posix.waitpid(self._spawn_runtime(), 0)[1]:
             posix._exit(self._blame() or FAILED)
         program = int(_read(self.plan["state"] + "/pid"))
+        for index, file, value in self.plan["settle"]:
+            if self.groups:
+                self.groups.set(index, file, value)
         for fd in (0, 1, 2):
             posix.close(fd)
         while True:
@@ -325,15 +390,15 @@ def render(plan: Plan, args: Sequence[bytes], env: Sequence[bytes], terminal: bo
 
         words, variables = through_shell(args, env)
     if plan["descriptors"] and plan["descriptors"] > _nofile()[0]:
-        words = ["/bin/sh", "-c", _LOWER_NOFILE, "eka", str(_nofile()[0]), *words]
+        words = ["/bin/sh", "-c", _LOWER_NOFILE % _nofile()[0] + 'exec "$@"', "eka", *words]
+    if plan["shell"]:
+        words = ["/bin/sh", "-c", plan["shell"] + 'exec "$@"', "eka", *words]
     holes = {
         "args": ",".join(map(_quote, (*plan["init"], *words))),
         "env": ",".join(map(_quote, variables)),
         "terminal": _console_size() if terminal else "false",
+        "limits": _limits(plan["rlimits"]) if plan["rlimits"] else "",
     }
-    if "nofile" in plan["template"]:
-        soft, hard = _nofile()
-        holes["nofile"] = f'{{"type":"RLIMIT_NOFILE","soft":{soft},"hard":{hard}}}'
     return b"".join(
         piece if isinstance(piece, bytes) else holes[piece].encode() for piece in plan["template"]
     )
@@ -354,10 +419,24 @@ def _console_size() -> str:
 
 
 def _nofile() -> tuple[int, int]:
-    from resource import RLIMIT_NOFILE, getrlimit
+    return _own_limit("RLIMIT_NOFILE")
 
-    soft, hard = (limit % (1 << 64) for limit in getrlimit(RLIMIT_NOFILE))
+
+def _own_limit(name: str) -> tuple[int, int]:
+    import resource
+
+    soft, hard = (limit % (1 << 64) for limit in resource.getrlimit(getattr(resource, name)))
     return soft, hard
+
+
+def _limits(wanted: Sequence[tuple[str, int, int]]) -> str:
+    """Never above the caller's own, which nobody may raise."""
+    found = []
+    for name, soft, hard in wanted:
+        own = _own_limit(name)
+        soft, hard = min(soft, own[0]), min(hard, own[1])
+        found.append(f'{{"type":"{name}","soft":{soft},"hard":{hard}}}')
+    return ",".join(found)
 
 
 def _raise_nofile(wanted: int) -> None:
@@ -387,7 +466,8 @@ def _isolate(plan: Plan, call: Call) -> int:
     uid, gid = posix.geteuid(), posix.getegid()
     flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID
     try:
-        call("unshare", flags & ~CLONE_NEWPID if plan["serve"] else flags)
+        network = CLONE_NEWNET if plan["no_network"] else 0
+        call("unshare", (flags & ~CLONE_NEWPID if plan["serve"] else flags) | network)
     except OSError as error:
         raise Refused(f"unshare: {error.strerror}") from None
     _write("/proc/self/setgroups", b"deny")

@@ -68,6 +68,11 @@ def userns_obstacle() -> Obstacle | None:
     return explain_userns(error, _sysctls(), _has_seccomp_filter())
 
 
+def data_overlay_error() -> str:
+    """Why this user has no data-only overlays; "" if he has."""
+    return _experiment()["data_overlay"]
+
+
 def _experiment() -> Mapping[str, str]:
     root = os.path.dirname(os.path.dirname(os.path.abspath(eka_runtime.__file__)))
     with tempfile.TemporaryDirectory(prefix="eka-doctor-") as place:

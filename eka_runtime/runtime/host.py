@@ -18,4 +18,5 @@ class Host(NamedTuple):
     gid: int
     cover: tuple[str, ...] = ()  # cgroup trees that crun chokes on
     proc: str = "hidepid=4"  # mount options of /proc in outer mode
+    bpf: bool = False  # whether the runtime takes a compiled system call filter
     refused: tuple[str, ...] = ()

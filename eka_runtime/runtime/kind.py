@@ -18,6 +18,7 @@ class Kind(NamedTuple):
     clones_itself: bool  # copies its own file and starts anew unless that is read-only
     holds_mounts: bool  # keeps a descriptor open for every bind mount
     raises_nofile: bool  # for itself, and leaves the program with that
+    takes_bpf: bool  # a compiled system call filter, where a probe found so
     makes_cgroups: bool  # even without being asked, where root may
 
 

@@ -12,21 +12,25 @@ import json
 import os
 import re
 import subprocess
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from eka_runtime.errors import HostError, SpecError
-from eka_runtime.runtime.crun import CRUN
+from eka_runtime.linux.seccomp import compile_filter
+from eka_runtime.runtime.crun import BPF_ANNOTATION, CRUN
 from eka_runtime.runtime.enter import enter
 from eka_runtime.runtime.host import Host
 from eka_runtime.runtime.init import Init, find_init
 from eka_runtime.runtime.kind import Config, Kind, namespace_types
+from eka_runtime.runtime.limits import Enforced, Placed, enforce
 from eka_runtime.runtime.runc import RUNC
 from eka_runtime.runtime.view_server import served_mount, server_words
 
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (CRUN, RUNC)}
 
+_NETWORK = "dev.eka.network"  # eka_runtime.oci.bundle
 _PATH_LIMIT = 100  # a socket lies in the state directory, and its path must fit 108 bytes
 _SBIN = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 _SMALLEST_NOFILE = 512
@@ -42,8 +46,14 @@ class Plan(TypedDict):
     runtime: tuple[str, ...]  # its path and global options
     path: str  # PATH of the runtime, which looks there for newuidmap
     state: str
-    template: tuple[bytes | str, ...]  # config.json; a str names a hole: args env terminal nofile
+    template: tuple[bytes | str, ...]  # config.json; a str names a hole: args env terminal limits
     descriptors: int  # that the runtime may need; 0 if few
+    rlimits: tuple[tuple[str, int, int], ...]  # name, soft, hard
+    shell: str  # commands of the bundle's shell, ahead of the program
+    no_network: bool  # a network namespace of the launcher's, with nothing up
+    milliseconds: int  # that the program may take; 0 for any
+    groups: tuple[Placed, ...]  # control groups to make
+    settle: tuple[tuple[int, str, str], ...]  # and to set once the program runs
     init: tuple[str, ...]  # goes before the program's arguments
     terminal: bool
     cover: tuple[str, ...]  # directories hidden from the runtime
@@ -77,10 +87,15 @@ def plan(
         _own_user_namespace(config, host)
         _ADAPT[mode](config, host)
         kind.adapt(config)
+        no_network = mode == "outer" and _take_network(config)
+        if host.bpf:
+            _compile_filter(config)
         init = _add_init(config, find_init()) if mode != "outer" else ()
-        if kind.raises_nofile:
-            _add_nofile_hole(config)
         descriptors = _needed_descriptors(config) if kind.holds_mounts else 0
+        limits = enforce(config, host, kind, mode, descriptors)
+        rlimits = (*limits.rlimits, *_own_nofile(limits, kind))
+        if rlimits:
+            config["process"]["rlimits"] = [_hole("limits")]
         template = _template(config)
     except (KeyError, TypeError, AttributeError) as error:
         raise SpecError(f"not a config.json that can be started: {error!r}") from error
@@ -104,12 +119,24 @@ def plan(
         init=init,
         terminal=terminal,
         descriptors=descriptors,
+        rlimits=rlimits,
+        shell=limits.shell,
+        no_network=no_network,
+        milliseconds=limits.milliseconds,
+        groups=limits.groups,
+        settle=limits.settle,
         cover=host.cover if outer else (),
         readonly=_CGROUPS if outer and kind.makes_cgroups and host.uid == 0 else (),
         protect=outer and kind.clones_itself,
         proc=host.proc.encode(),
         serve=(mount, *server_words(mount)) if mount else (),
     )
+
+
+def shortfalls(spec: Mapping[str, Any], host: Host) -> tuple[str, ...]:
+    """Sentences about limits of `spec` that are kept on `host` in part or not at all."""
+    config = copy.deepcopy(dict(spec))
+    return enforce(config, host, KINDS[host.kind], host.mode, 0).lacking
 
 
 def run_bundle(
@@ -213,14 +240,11 @@ def _adapt_outer(config: Config, host: Host) -> None:
             entry["hostID"] = 0
     linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] != "pid"]
     _bind_proc(config)
-    _drop_cgroups(config)
 
 
 def _adapt_direct(config: Config, host: Host) -> None:
     if "pid" not in namespace_types(config):
         config["linux"]["namespaces"].append({"type": "pid"})
-    if host.uid != 0:
-        _drop_cgroups(config)
 
 
 def _adapt_degraded(config: Config, host: Host) -> None:
@@ -243,10 +267,22 @@ def _bind_proc(config: Config) -> None:
             mount |= {"type": "bind", "source": "/proc", "options": [*options]}
 
 
-def _drop_cgroups(config: Config) -> None:
-    """Without a delegated cgroup crun ignores limits, and runc refuses the bundle."""
-    for key in ("cgroupsPath", "resources"):
-        config["linux"].pop(key, None)
+def _take_network(config: Config) -> bool:
+    """Runtimes bring up the loopback of a namespace that they make, but not of one they are in."""
+    linux = config["linux"]
+    off = config.get("annotations", {}).get(_NETWORK) == "off"
+    if not off or "network" not in namespace_types(config):
+        return False
+    linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] != "network"]
+    return True
+
+
+def _compile_filter(config: Config) -> None:
+    seccomp = config["linux"].get("seccomp")
+    program = compile_filter(seccomp) if seccomp else None
+    if program is not None:
+        del config["linux"]["seccomp"]
+        config.setdefault("annotations", {})[BPF_ANNOTATION] = b64encode(program).decode("ascii")
 
 
 def _add_init(config: Config, init: Init | None) -> tuple[str, ...]:
@@ -265,10 +301,13 @@ def _needed_descriptors(config: Config) -> int:
     return needed if needed > _SMALLEST_NOFILE else 0
 
 
-def _add_nofile_hole(config: Config) -> None:
-    limits = config["process"].setdefault("rlimits", [])
-    if "RLIMIT_NOFILE" not in {limit["type"] for limit in limits}:
-        limits.append(_hole("nofile"))
+def _own_nofile(limits: Enforced, kind: Kind) -> tuple[tuple[str, int, int], ...]:
+    """The caller's own, for a runtime that would leave the program with another."""
+    stated = "RLIMIT_NOFILE" in {name for name, _, _ in limits.rlimits}
+    return (("RLIMIT_NOFILE", _INFINITE, _INFINITE),) if kind.raises_nofile and not stated else ()
+
+
+_INFINITE = 2**64 - 1
 
 
 def _hole(name: str) -> str:

@@ -14,6 +14,7 @@ that a lifted restriction is noticed at once. Out of scope: explaining (facts.py
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import marshal
 import os
@@ -53,7 +54,7 @@ except enter.Refused as error:
 
 _PLACES = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 _UNIFIED = "/sys/fs/cgroup/unified"
-_MISSING_PROGRAM = "/eka-probe"
+_PROGRAM = "/eka-probe"
 _INSTALL = (
     "install crun (on Debian and Ubuntu `apt-get install crun`, on Fedora `dnf install crun`)"
 )
@@ -81,6 +82,22 @@ def probe(*, refresh: bool = False, environ: Mapping[str, str] = os.environ) -> 
     if not host.refused:
         _store(file, key, host)
     return host
+
+
+def overlay_obstacle(environ: Mapping[str, str] = os.environ) -> str:
+    """Why this user has no data-only overlays, "" if he has; found out once per boot."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    kept = _cache_file(environ).with_name(f"overlay-{os.geteuid()}")
+    with contextlib.suppress(OSError):
+        known, _, problem = kept.read_text().partition(" ")
+        if known == boot:
+            return problem
+    from eka_runtime.runtime.facts import data_overlay_error
+
+    problem = data_overlay_error()
+    if not problem:
+        _replace(kept, f"{boot} ")
+    return problem
 
 
 def find_runtimes(environ: Mapping[str, str]) -> tuple[Runtime, ...]:
@@ -132,6 +149,7 @@ def _try_all(modes: tuple[str, ...], runtimes: tuple[Runtime, ...]) -> Host:
     for candidate in _candidates(modes, runtimes):
         host, error = attempt_options(candidate, PROC_OPTIONS)
         if not error:
+            host = host._replace(bpf=_takes_bpf(host))
             return host._replace(refused=tuple(refused))
         refused.append(f"{host.mode} {host.kind}: {error}")
     raise _failure(refused)
@@ -171,19 +189,43 @@ def attempt(host: Host) -> str:
     There is no program in the bundle, so a runtime that reports just this has done all the rest:
     namespaces, mounts, the change of root.
     """
+    done = _start(host, _empty_bundle(host))
+    if done.returncode == enter.NOT_FOUND and _PROGRAM.encode() in done.stderr:
+        return ""
+    return _first_line(done.stderr) or f"ended with status {done.returncode}"
+
+
+def _takes_bpf(host: Host) -> bool:
+    """Whether a filter that the runtime is given ready-made is in force afterwards.
+
+    Under this one, executing fails with an error that it has for no other reason.
+    """
+    if not KINDS[host.kind].takes_bpf:
+        return False
+    bundle = _empty_bundle(host)
+    execute = {"names": ["execve", "execveat"], "action": "SCMP_ACT_ERRNO"}
+    rules = [execute | {"errnoRet": errno.EUCLEAN}]
+    bundle["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}
+    done = _start(host._replace(bpf=True), bundle, program=True)
+    return os.strerror(errno.EUCLEAN).encode() in done.stderr
+
+
+def _start(
+    host: Host, bundle: dict[str, Any], *, program: bool = False
+) -> subprocess.CompletedProcess[bytes]:
+    """Starts a bundle whose rootfs is empty, or has a program that no kernel executes."""
     with tempfile.TemporaryDirectory(prefix="eka-probe-") as name:
         place = Path(name)
         (place / "rootfs").mkdir()
-        planned = plan(_empty_bundle(host), place, host, state=place / "state", terminal=False)
+        if program:
+            (place / "rootfs" / _PROGRAM[1:]).touch(mode=0o755)
+        planned = plan(bundle, place, host, state=place / "state", terminal=False)
         start = place / "start"
-        content: Any = (planned, [_MISSING_PROGRAM.encode()], [])
+        content: Any = (planned, [_PROGRAM.encode()], [])
         start.write_bytes(marshal.dumps(content))
         root = os.path.dirname(os.path.dirname(os.path.abspath(eka_runtime.__file__)))
         words = [sys.executable, "-ISE", "-c", RUNNER, root, os.fspath(start)]
-        done = subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode == enter.NOT_FOUND and _MISSING_PROGRAM.encode() in done.stderr:
-        return ""
-    return _first_line(done.stderr) or f"ended with status {done.returncode}"
+        return subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL, check=False)
 
 
 def _first_line(output: bytes) -> str:
@@ -273,9 +315,13 @@ def _load(file: Path, key: list[Any]) -> Host | None:
 
 
 def _store(file: Path, key: list[Any], host: Host) -> None:
+    _replace(file, json.dumps({"key": key, "host": host._asdict()}))
+
+
+def _replace(file: Path, text: str) -> None:
     """A cache that cannot be written costs time, nothing else."""
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh.write_text(json.dumps({"key": key, "host": host._asdict()}))
+        fresh.write_text(text)
         fresh.rename(file)

@@ -40,5 +40,6 @@ RUNC = Kind(
     clones_itself=False,
     holds_mounts=False,
     raises_nofile=True,
+    takes_bpf=False,
     makes_cgroups=True,
 )

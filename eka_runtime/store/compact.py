@@ -55,8 +55,7 @@ def compact(
 ) -> Compacted:
     """Raises StoreCorrupt for damaged contents, which are never compressed."""
     done = Compacted(0, 0, 0)
-    with collector_lock(store.layout):
-        store.hold.close()
+    with collector_lock(store.layout), store.uninvolved():
         for rows in _raw_rows(store):
             small = list(_compressed(store, rows, level))
             done = Compacted(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Protocol
 
@@ -79,6 +79,7 @@ def threads(jobs: int = JOBS) -> Iterator[ThreadPoolExecutor]:
 def missing_here(store: Store, far: Source, paths: Iterable[StorePath]) -> list[PathInfo]:
     """What `copy_from` has to copy for these paths: references first, nothing that is here.
 
+    What is here already stays until the store is closed, so that what will refer to it can come.
     Raises PathNotFound for what neither place has, ServiceError for an answer that makes no sense.
     """
     found: dict[StorePath, PathInfo] = {}
@@ -103,9 +104,23 @@ def _absent(
     asked_by: dict[StorePath, StorePath | None],
 ) -> list[StorePath]:
     """Those to be looked for: a path that is valid here has its closure here."""
-    new = [path for path in candidates if path not in asked_by and store.paths.get(path) is None]
-    asked_by.update((path, candidates[path]) for path in new)
-    return new
+    new = [path for path in candidates if path not in asked_by]
+    here = _kept_here(store, new)
+    absent = [path for path in new if path not in here]
+    asked_by.update((path, candidates[path]) for path in absent)
+    return absent
+
+
+def _kept_here(store: Store, paths: list[StorePath]) -> set[StorePath]:
+    """Those that are valid here, and from now on wanted."""
+    while True:
+        here = {path for path in paths if store.paths.get(path) is not None}
+        if not store.writable:
+            return here
+        # Gone when it was collected between the two looks.
+        with suppress(PathNotFound):
+            store.paths.touch(here)
+            return here
 
 
 def _expected(

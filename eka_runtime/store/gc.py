@@ -26,16 +26,25 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from eka_runtime.castore.epochs import Hold, oldest
+from eka_runtime.castore.epochs import oldest
 from eka_runtime.castore.node import decode_entry
 from eka_runtime.castore.removal import remove_tree
+from eka_runtime.errors import StoreAccessError
 from eka_runtime.nix.path import StorePath
+from eka_runtime.store.closure_views import drop_closure_views
 from eka_runtime.store.layout import collector_lock
 from eka_runtime.store.marks import Marks
 from eka_runtime.store.roots import Root, claim, kept
-from eka_runtime.store.sweep import OLD_PREFIX, leftovers, remove_leftovers, sweep
+from eka_runtime.store.sweep import (
+    OLD_PREFIX,
+    leftovers,
+    remove_leftovers,
+    retire_checkout,
+    sweep,
+)
 
 if TYPE_CHECKING:
+    from eka_runtime.store.layout import Layout
     from eka_runtime.store.store import Store
 
 LOOSE_SECONDS = 86_400
@@ -75,13 +84,17 @@ def collect(
 ) -> Collected:
     """Deletes what no root reaches; `report` is told of every path when it is gone.
 
-    Raises StoreError, and deletes nothing, when it cannot be told whether a root is alive.
+    Raises StoreError, and deletes nothing, when it cannot be told whether a root is alive, and
+    StoreAccessError when the store is somebody else's or not laid out as ours.
     """
+    _require_own(store.layout)
     with _collection(store) as work:
         old = leftovers(store.layout)
         work.begin()
-        work.drop_idle_bundles()
-        paths = work.delete_paths(work.order(limits), report)
+        candidates = work.order(limits)
+        work.drop_idle_bundles(candidates)
+        paths = work.delete_paths(candidates, report)
+        drop_closure_views(store)
         work.mark_dead()
         done = sweep(store)
         if work.alone:
@@ -108,15 +121,27 @@ class _Candidate(NamedTuple):
     used: int
 
 
+def _require_own(layout: Layout) -> None:
+    """Deleting follows no links: neither another user's, nor those that people make for space."""
+    owner = os.stat(layout.root).st_uid
+    if owner != os.geteuid():
+        raise StoreAccessError(
+            f"the store `{layout.root}` belongs to user {owner}, who alone can collect its garbage",
+            hint=f"run it as that user, for instance with `sudo -u '#{owner}' eka store gc`",
+        )
+    views = (layout.views, layout.bind_view, layout.twins, *layout.closure_views)
+    for directory in (layout.blobs, layout.packs, layout.epochs, layout.tmp, *views):
+        if os.path.islink(directory):
+            raise StoreAccessError(
+                f"`{directory}` is a symbolic link, behind which nothing is deleted",
+                hint="move the whole store instead, and name it with `--store DIR`",
+            )
+
+
 @contextmanager
 def _collection(store: Store) -> Iterator[_Collection]:
-    with collector_lock(store.layout):
-        # Our own presence must not keep anything.
-        store.hold.close()
-        try:
-            yield _Collection(store)
-        finally:
-            store.hold = Hold(store.layout.epochs, store.database)
+    with collector_lock(store.layout), store.uninvolved():
+        yield _Collection(store)
 
 
 class _Collection:
@@ -147,10 +172,11 @@ class _Collection:
             elif end_epoch and root.kind != "run":
                 self._store.roots.remove(root.name)
 
-    def drop_idle_bundles(self) -> None:
+    def drop_idle_bundles(self, candidates: Iterable[_Candidate]) -> None:
         """Removes cached bundles that need what will be deleted, unless they have just started."""
+        doomed = {candidate.path for candidate in candidates}
         for root in self._store.roots.all():
-            if root.kind == "run" and not self._all_live(root.paths):
+            if root.kind == "run" and (doomed.intersection(root.paths) or _is_gone(root)):
                 lock = _claim(root)
                 if lock is None:
                     self._keep(root.paths)
@@ -164,9 +190,11 @@ class _Collection:
     def order(self, limits: Limits) -> list[_Candidate]:
         """What to delete: referrers first, and among equals those that were wanted longest ago."""
         if limits.older_than:
-            self._extend(
-                "select id from path where used > ?", (int(time.time()) - limits.older_than,)
-            )
+            since = int(time.time()) - limits.older_than
+            self._extend("select id from path where used > ?", (since,))
+            for root in self._store.roots.all():
+                if root.kind == "run" and _last_start(root) > since:
+                    self._keep(root.paths)
         ordered = list(self._ordered())
         return ordered if limits.most is None else self._up_to(ordered, limits.most)
 
@@ -232,10 +260,6 @@ class _Collection:
         self._conn.execute(_EXTEND.format(statement), parameters)
         return self._conn.total_changes > before
 
-    def _all_live(self, paths: Iterable[StorePath]) -> bool:
-        statement = "select 1 from path join live using (id) where hash = ?"
-        return all(self._conn.execute(statement, (path.hash,)).fetchone() for path in paths)
-
     def _ordered(self) -> Iterator[_Candidate]:
         rows = self._conn.execute(
             "select id, hash, name, used from path where id not in live order by id"
@@ -272,20 +296,28 @@ class _Collection:
             self._keep_wanted()
             live = "select 1 from live where id = ?"
             gone = [one for one in some if not conn.execute(live, (one.id,)).fetchone()]
-            views = [view for one in gone if (view := self._move_away(one.path))]
+            layout = self._store.layout
+            views = [view for one in gone if (view := retire_checkout(layout, one.path.base))]
             conn.executemany("delete from path where id = ?", [(one.id,) for one in gone])
         return [one.path for one in gone], views
 
-    def _move_away(self, path: StorePath) -> Path | None:
-        farm = self._store.layout.bind_view
-        old = farm / f"{OLD_PREFIX}{os.urandom(8).hex()}"
-        with suppress(FileNotFoundError):
-            os.rename(farm / path.base, old)
-            return old
-        return None
+
+def _is_gone(root: Root) -> bool:
+    return not os.path.isdir(root.place)
+
+
+def _last_start(root: Root) -> float:
+    """Unix time; every start from a cached bundle touches it (`eka.warm`)."""
+    try:
+        return os.stat(root.place).st_mtime
+    except OSError:
+        return 0
 
 
 def _discard(bundle: Path) -> None:
+    if not all(os.path.isfile(bundle / name) for name in ("config.json", "eka.json")):
+        # Whatever the row says, this is no bundle of ours.
+        return
     # Under another name first: nobody may take for a bundle what is half gone.
     old = bundle.with_name(f"{OLD_PREFIX}{os.urandom(8).hex()}")
     with suppress(FileNotFoundError, NotADirectoryError):

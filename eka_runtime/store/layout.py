@@ -12,6 +12,7 @@
       view/bind/<hash>-<name> checkouts, for binding at /nix/store
       view/twin/xx/yyyy…      inodes of small blobs, and second ones of large blobs
       view/fuse/<name>/       closures, for a file system that shows them
+      view/overlay/<name>/    closures as trees, in which large files are places of blobs
 
 A path becomes valid in four steps: its contents are written; they get their places, which no row
 mentions; syncfs(2) makes them durable; one transaction inserts the rows of its blobs, its
@@ -36,8 +37,6 @@ from typing import NamedTuple
 from eka_runtime.errors import StoreAccessError, StoreError, StoreFormatError
 
 FORMAT = "eka-store 2"
-FUSE_CLOSURE = "closure"
-"""In each directory of `Layout.fuse_view`: the encoding of a castore Directory of store paths."""
 
 _FORMAT_MAX = 100
 _DIRECTORIES = ("blobs", "packs", "epochs", "tmp", "view")
@@ -92,6 +91,14 @@ class Layout(NamedTuple):
     @property
     def fuse_view(self) -> Path:
         return self.views / "fuse"
+
+    @property
+    def overlay_view(self) -> Path:
+        return self.views / "overlay"
+
+    @property
+    def closure_views(self) -> tuple[Path, ...]:
+        return self.fuse_view, self.overlay_view
 
 
 def default_store_dir(environ: Mapping[str, str]) -> Path:

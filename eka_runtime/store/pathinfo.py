@@ -113,6 +113,15 @@ class PathInfos:
         row = self._execute(SELECT + "WHERE path.hash = ?", (digits,)).fetchone()
         return decode_row(row) if row else None
 
+    def beginning(self, text: str, limit: int) -> list[StorePath]:
+        """At most `limit` paths whose hash or name begins with `text`, ordered by path."""
+        rows = self._execute(
+            "SELECT hash, name FROM path WHERE substr(hash || '-' || name, 1, length(?1)) = ?1"
+            " OR substr(name, 1, length(?1)) = ?1 ORDER BY hash LIMIT ?2",
+            (text, limit),
+        )
+        return [StorePath(*row) for row in rows]
+
     def all(self) -> Iterator[PathInfo]:
         """Ordered by path."""
         return map(decode_row, self._rows(SELECT + "ORDER BY path.hash"))

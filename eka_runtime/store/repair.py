@@ -19,7 +19,8 @@ from eka_runtime.castore.directories import walk
 from eka_runtime.castore.ingest import ingest_tree
 from eka_runtime.castore.node import DirectoryNode, FileNode
 from eka_runtime.errors import EkaError, ServiceError, StoreCorrupt
-from eka_runtime.store.sweep import OLD_PREFIX
+from eka_runtime.store.closure_views import drop_closure_views
+from eka_runtime.store.sweep import retire_checkout
 from eka_runtime.store.uploads import take
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def repair(store: Store, lost: Lost, places: Iterable[Source] = ()) -> int:
         missing.from_place(place)
     for info in checkouts:
         if _shows(store, info, unfit):
-            _retire(_checkout(store, info))
+            # Out of the way for new starts; a running program keeps what it has mounted.
+            retire_checkout(store.layout, info.path.base)
+    drop_closure_views(store, every=True)
     for digest in unfit:
         for twin in store.layout.twins.glob(f"{digest.hex()[:2]}/{digest.hex()}-*"):
             twin.unlink(missing_ok=True)
@@ -116,9 +119,3 @@ def _shows(store: Store, info: PathInfo, blobs: Collection[B3Digest]) -> bool:
     except StoreCorrupt:
         return True
     return any(isinstance(node, FileNode) and node.digest in blobs for node in nodes)
-
-
-def _retire(checkout: Path) -> None:
-    """Out of the way for new starts; a running program keeps what it has mounted."""
-    with suppress(FileNotFoundError):
-        os.rename(checkout, checkout.with_name(f"{OLD_PREFIX}{os.urandom(8).hex()}"))

@@ -74,17 +74,24 @@ class Roots:
             yield Root(name, kind, place, tuple(map(StorePath.from_base, paths.split())))
 
     def add(self, root: Root) -> None:
-        """Replaces a root of the same name; no write when it is there already."""
+        """No write when it is there already. Raises UsageError when its name means another one."""
         row = (root.name, root.kind, root.place, " ".join(path.base for path in root.paths))
         if not NAME.fullmatch(root.name):
             raise UsageError(
                 f"`{root.name}` is not a name for a root",
                 hint="use letters, digits and any of +._?=/@-",
             )
-        statement = "SELECT 1 FROM root WHERE (name, kind, place, paths) = (?, ?, ?, ?)"
-        if self._database.connection.execute(statement, row).fetchone() is None:
-            with self._database.transaction() as conn:
-                conn.execute("INSERT OR REPLACE INTO root VALUES (?, ?, ?, ?)", row)
+        statement = "SELECT * FROM root WHERE name = ?"
+        if self._database.connection.execute(statement, row[:1]).fetchone() == row:
+            return
+        with self._database.transaction() as conn:
+            other = conn.execute(statement, row[:1]).fetchone()
+            if other and root.kind == "named":
+                raise UsageError(
+                    f"there is a root `{root.name}` already, which keeps {other[3] or other[2]}",
+                    hint="give another name: `eka store root add PATH NAME`",
+                )
+            conn.execute("INSERT OR REPLACE INTO root VALUES (?, ?, ?, ?)", row)
 
     def remove(self, name: str) -> bool:
         """Whether there was one."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -91,6 +92,18 @@ class Store:
                 f"the store `{self.root}` can only be read by this user",
                 hint="use a store of your own (`--store DIR`), or ask its owner",
             )
+
+    @contextmanager
+    def uninvolved(self) -> Iterator[None]:
+        """Meanwhile our own presence keeps nothing from being removed; afterwards it does again.
+
+        Whatever was looked up before may be gone then.
+        """
+        self.hold.close()
+        try:
+            yield
+        finally:
+            self.hold = Hold(self.layout.epochs, self.database)
 
     def close(self) -> None:
         self.blobs.close()

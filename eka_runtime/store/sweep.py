@@ -7,18 +7,18 @@ or a gap without a row, which is what any other crash leaves.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from eka_runtime.castore.checkout import NEW_PREFIX
 from eka_runtime.castore.epochs import oldest
-from eka_runtime.castore.node import Directory
 from eka_runtime.castore.packs import pack_name, pack_number, reclaim
 from eka_runtime.castore.removal import remove_tree
-from eka_runtime.errors import CastoreError
-from eka_runtime.store.layout import FUSE_CLOSURE
+from eka_runtime.errors import InvalidStorePath
+from eka_runtime.nix.path import StorePath
 
 if TYPE_CHECKING:
     from eka_runtime.store.layout import Layout
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 OLD_PREFIX = ".old-"
 
 _CHUNK = 1000
+# What `castore/placing.py` and `layout.py` call files in the making; nothing else is touched.
+_MAKING = re.compile(r"[0-9a-f]{32}|format-[0-9a-f]{16}")
 
 
 class Swept(NamedTuple):
@@ -45,7 +47,7 @@ class Leftovers(NamedTuple):
     in the making."""
 
     files: list[str]
-    packs: list[str]
+    packs: list[int]
     checkouts: list[str]
     making: list[Path]
 
@@ -54,7 +56,7 @@ def sweep(store: Store) -> Swept:
     """Removes what was marked as dead before everybody came who is at work."""
     database = store.database
     before = oldest(store.layout.epochs, database.epoch())
-    done, packs = Swept(), set[int]()
+    done = Swept()
     while True:
         with database.transaction() as conn:
             rows = conn.execute(
@@ -64,14 +66,26 @@ def sweep(store: Store) -> Swept:
             conn.executemany("delete from blob where digest = ?", [row[:1] for row in rows])
             conn.execute("delete from directory where dead < ?", (before,))
             moved = conn.execute("delete from moved where dead < ? returning pack", (before,))
-            packs.update(pack for (pack,) in moved)
+            packs = {pack for (pack,) in moved} | {row[3] for row in rows if row[3] is not None}
+            conn.executemany("insert or ignore into untidy values (?)", [(one,) for one in packs])
         if not rows:
             break
-        packs.update(pack for *_, pack in rows if pack is not None)
         disk = _unlink(store.layout.blobs, [name for _, _, name, _ in rows if name])
         done = done.plus(Swept(len(rows), sum(size for _, size, _, _ in rows), disk))
-    disk = sum(_reclaim(store, pack_name(pack)) for pack in packs)
-    return done.plus(Swept(disk=disk + _drop_twins(store.layout)))
+    disk = _tidy(store) + _drop_twins(store.layout)
+    return done.plus(Swept(disk=disk))
+
+
+def _tidy(store: Store) -> int:
+    """Those to which somebody is appending have to wait for another time."""
+    freed = 0
+    for (pack,) in store.database.connection.execute("select pack from untidy").fetchall():
+        size = _reclaim(store, pack)
+        if size is not None:
+            freed += size
+            with store.database.transaction() as conn:
+                conn.execute("delete from untidy where pack = ?", (pack,))
+    return freed
 
 
 def leftovers(layout: Layout) -> Leftovers:
@@ -80,16 +94,27 @@ def leftovers(layout: Layout) -> Leftovers:
     files = [
         f"{shard.name}/{entry.name}"
         for shard in os.scandir(layout.blobs)
+        # Never through a link: what is behind it is not ours.
+        if shard.is_dir(follow_symlinks=False)
         for entry in os.scandir(shard.path)
+        if not entry.is_dir(follow_symlinks=False)
     ]
-    making = [layout.tmp / name for name in os.listdir(layout.tmp)]
+    making = [layout.tmp / name for name in os.listdir(layout.tmp) if _MAKING.fullmatch(name)]
     making += [file for file in layout.root.glob(f"{layout.database.name}.*")]
-    checkouts = _listed(layout.bind_view)
-    for directory in (layout.bind_view, layout.twins, layout.fuse_view):
-        names = checkouts if directory == layout.bind_view else _listed(directory)
-        making += [directory / n for n in names if n.startswith((NEW_PREFIX, OLD_PREFIX))]
-    packs = [name for name in os.listdir(layout.packs) if pack_number(name)]
+    for directory in (layout.bind_view, layout.twins, *layout.closure_views):
+        unfinished = (NEW_PREFIX, OLD_PREFIX)
+        making += [directory / n for n in _listed(directory) if n.startswith(unfinished)]
+    packs = [number for name in os.listdir(layout.packs) if (number := pack_number(name))]
+    checkouts = [name for name in _listed(layout.bind_view) if _is_base(name)]
     return Leftovers(files, packs, checkouts, making)
+
+
+def _is_base(name: str) -> bool:
+    try:
+        StorePath.from_base(name)
+    except InvalidStorePath:
+        return False
+    return True
 
 
 def _listed(directory: Path) -> list[str]:
@@ -103,58 +128,56 @@ def remove_leftovers(store: Store, old: Leftovers) -> Swept:
     statement = "select 1 from blob where name = ?"
     orphans = [name for name in old.files if not conn.execute(statement, (name,)).fetchone()]
     disk = _unlink(store.layout.blobs, orphans)
-    disk += sum(_reclaim(store, name) for name in old.packs if _has_tail(store, name))
-    statement = "select 1 from path where hash || '-' || name = ?"
-    stray = [name for name in old.checkouts if not conn.execute(statement, (name,)).fetchone()]
-    for place in [*old.making, *(store.layout.bind_view / name for name in stray)]:
+    disk += sum(_reclaim(store, pack) or 0 for pack in old.packs if _has_tail(store, pack))
+    stray = [_retire_stray(store, base) for base in old.checkouts]
+    for place in [*old.making, *filter(None, stray)]:
         remove_tree(place)
-    _drop_fuse_views(store)
     return Swept(disk=disk)
 
 
-def _drop_fuse_views(store: Store) -> None:
-    """Removes those that mention a path which is gone; where one is in use, all are wanted."""
-    views = store.layout.fuse_view
-    for name in _listed(views):
-        if name.startswith((NEW_PREFIX, OLD_PREFIX)) or _is_whole(store, views / name):
-            continue
-        old = views / f"{OLD_PREFIX}{os.urandom(8).hex()}"
-        with suppress(FileNotFoundError):
-            os.rename(views / name, old)
-        remove_tree(old)
-
-
-def _is_whole(store: Store, view: Path) -> bool:
+def retire_checkout(layout: Layout, base: str) -> Path | None:
+    """Moves a checkout away, to be removed; None if there is none."""
+    old = layout.bind_view / f"{OLD_PREFIX}{os.urandom(8).hex()}"
     try:
-        closure = Directory.decode((view / FUSE_CLOSURE).read_bytes())
-    except (OSError, CastoreError):
-        return False
-    statement = "select 1 from path where hash || '-' || name = ?"
-    conn = store.database.connection
-    names = (name.decode(errors="replace") for name, _ in closure.entries)
-    return all(conn.execute(statement, (name,)).fetchone() for name in names)
+        os.rename(layout.bind_view / base, old)
+    except FileNotFoundError:
+        return None
+    return old
 
 
-def _has_tail(store: Store, name: str) -> bool:
+def _retire_stray(store: Store, base: str) -> Path | None:
+    """As `retire_checkout`, for one whose path is not valid; in one transaction with the look."""
+    digits, _, name = base.partition("-")
+    with store.database.transaction() as conn:
+        statement = "select 1 from path where hash = ? and name = ?"
+        if conn.execute(statement, (digits, name)).fetchone():
+            return None
+        return retire_checkout(store.layout, base)
+
+
+def _has_tail(store: Store, pack: int) -> bool:
     """Whether a pack ends with bytes that no row mentions."""
     try:
-        size = (store.layout.packs / name).stat().st_size
+        size = (store.layout.packs / pack_name(pack)).stat().st_size
     except FileNotFoundError:
         return False
     (end,) = store.database.connection.execute(
-        "select max(start + coalesce(stored, size)) from blob where pack = ?", (pack_number(name),)
+        "select max(start + coalesce(stored, size)) from blob where pack = ?", (pack,)
     ).fetchone()
     return end is None or size > end
 
 
-def _reclaim(store: Store, name: str) -> int:
-    number = pack_number(name)
-    rows = store.database.connection.execute(
-        "select start, start + coalesce(stored, size) as end from blob where pack = ?"
-        " union all select start, start + stored from moved where pack = ? order by 1",
-        (number, number),
-    )
-    return reclaim(store.layout.packs / name, rows) or 0
+def _reclaim(store: Store, pack: int) -> int | None:
+
+    def used() -> Iterator[tuple[int, int]]:
+        # Not before `reclaim` has the pack: somebody may append to it and commit until then.
+        yield from store.database.connection.execute(
+            "select start, start + coalesce(stored, size) as end from blob where pack = ?"
+            " union all select start, start + stored from moved where pack = ? order by 1",
+            (pack, pack),
+        )
+
+    return reclaim(store.layout.packs / pack_name(pack), used())
 
 
 def _unlink(blobs: Path, names: Iterable[str]) -> int:
@@ -173,11 +196,12 @@ def _drop_twins(layout: Layout) -> int:
     freed = 0
     with suppress(FileNotFoundError):
         for shard in os.scandir(layout.twins):
-            if shard.name.startswith(NEW_PREFIX):
+            # Never through a link: what is behind it is not ours.
+            if shard.name.startswith(NEW_PREFIX) or not shard.is_dir(follow_symlinks=False):
                 continue
             for entry in os.scandir(shard.path):
                 status = entry.stat(follow_symlinks=False)
-                if status.st_nlink == 1:
+                if status.st_nlink == 1 and not entry.is_dir(follow_symlinks=False):
                     with suppress(FileNotFoundError):
                         os.unlink(entry.path)
                         freed += status.st_blocks * 512

@@ -18,13 +18,13 @@ from eka_runtime.castore.batch import Batch
 from eka_runtime.castore.blobs import LocalBlobs
 from eka_runtime.castore.checkout import checkout
 from eka_runtime.castore.digest import B3Digest
+from eka_runtime.castore.hashing import StreamHash
 from eka_runtime.castore.ingest import Ingested, ingest_nar
 from eka_runtime.castore.node import Node
 from eka_runtime.castore.removal import remove_tree
 from eka_runtime.castore.render import write_nar
 from eka_runtime.errors import StoreCorrupt, UsageError
 from eka_runtime.nix.export import ExportItem, read_export, write_export
-from eka_runtime.nix.nar import HashingWriter
 from eka_runtime.nix.path import StorePath
 from eka_runtime.nix.tokens import NarReader, Read, Write
 from eka_runtime.store import closure
@@ -106,9 +106,17 @@ def _nar_writer(store: Store, info: PathInfo) -> Callable[[Write], None]:
 
 def write_checked_nar(store: Store, info: PathInfo, write: Write | None) -> None:
     """Raises StoreCorrupt at the end of a NAR that is not the one the path was added with."""
-    hashing = HashingWriter(write)
-    write_nar(info.node, store.blobs, store.directories, hashing.write)
-    if (hashing.digest(), hashing.size) != (info.nar_hash, info.nar_size):
+    # Hashed in a thread of its own, so that rendering and writing need not wait for it.
+    with StreamHash() as hashing:
+
+        def pass_on(data: bytes) -> None:
+            hashing.update(data)
+            if write is not None:
+                write(data)
+
+        write_nar(info.node, store.blobs, store.directories, pass_on)
+        digest = hashing.digest()
+    if (digest, hashing.size) != (info.nar_hash, info.nar_size):
         raise StoreCorrupt(
             f"`{info.path}` has changed since it was added: its NAR has another hash",
             hint="run `eka store verify --deep` to find the damaged files",

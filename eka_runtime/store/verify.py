@@ -29,7 +29,7 @@ from eka_runtime.castore.digest import DIGEST_SIZE, B3Digest
 from eka_runtime.castore.directories import decode_verified
 from eka_runtime.castore.node import Directory, DirectoryNode, FileNode, Node
 from eka_runtime.castore.packs import pack_number
-from eka_runtime.castore.rehash import Wrong, rehash
+from eka_runtime.castore.rehash import Rehashed, Wrong, rehash, rehash_all
 from eka_runtime.errors import CastoreError, EkaError
 from eka_runtime.store.pathinfo import SELECT_SEALED, decode_row, seal, wrong_ca
 
@@ -44,7 +44,10 @@ _DANGLING = """
 """
 
 
-_BLOBS = "select digest, size, name, pack, start, stored from blob order by pack, start, name"
+_BLOBS = (
+    "select digest, size, name, pack, start, stored from blob"
+    " where length(digest) = 32 order by pack, start, name"
+)
 _AT_ONCE = 500
 
 
@@ -121,7 +124,6 @@ class _Check:
         self._lost_directories: set[B3Digest] = set()
         self._shown: set[B3Digest] = set()
         self._hashed = 0, 0
-        self._used: set[str | int] = set()  # blob files and packs that rows lead to
 
     def result(self) -> Verified:
         counts = self._paths, len(self._sizes), self._blobs, self._orphans, self._problems
@@ -200,49 +202,45 @@ class _Check:
     def blobs(self, deep: bool) -> None:
         """Places and sizes of all; with `deep` also the contents of those that have them."""
         files, packs = self._file_sizes(), self._pack_sizes()
-        rows = self._placed(files, packs)
-        if not deep:
-            for _ in rows:
-                pass
+        if deep:
+            size = sum(files.values()) + sum(packs.values())
+            found = rehash_all(self._store.blobs, self._store.layout.database, size)
+            wrong = self._hashing(found)
         else:
-            for row, detail in self._rehash(self._store.blobs, rows):
-                self._problem("blob", row.digest, detail)
-                self._lost_blobs.add(row.digest)
-        self._orphans = len(files) + len(packs) - len(self._used)
+            wrong = self._misplaced(files, packs)
+        for row, detail in wrong:
+            self._problem("blob", row.digest, detail)
+            self._lost_blobs.add(row.digest)
+        self._blobs = self._hashed[0]
+        for (digest,) in self._rows("select digest from blob where length(digest) <> 32"):
+            self._problem("blob", _hex(digest), "is not the name of a blob")
+        names = self._rows("select name from blob where name is not null")
+        used = len(files.keys() & {name for (name,) in names})
+        self._orphans = (
+            len(files) - used + len(packs.keys() - set(self._store.blobs.pack_numbers()))
+        )
 
     def twins(self) -> None:
         """The second inodes that checkouts show: their names are the digests of their contents."""
         layout = self._store.layout
         with BlobFiles(layout.twins, layout.packs) as files:
-            for row, detail in self._rehash(files, _twins(layout.twins)):
+            for row, detail in self._hashing(rehash(files, _twins(layout.twins))):
                 self._problem("view", row.digest, detail)
                 self._shown.add(row.digest)
 
-    def _rehash(self, files: BlobFiles, rows: Iterable[BlobRow]) -> Iterator[Wrong]:
-        for piece in rehash(files, rows):
+    def _hashing(self, pieces: Iterable[Rehashed]) -> Iterator[Wrong]:
+        for piece in pieces:
             yield from piece.wrong
             count, size = self._hashed
             self._hashed = count + piece.blobs, size + piece.size
             if self._progress is not None:
                 self._progress(*self._hashed)
 
-    def _placed(self, files: dict[str, int], packs: dict[int, int]) -> Iterator[BlobRow]:
-        """Those that are where they should be, in the order in which they lie on disk."""
-        for raw in self._rows(_BLOBS):
-            try:
-                row = decoded(raw)
-            except EkaError as error:
-                self._problem("blob", _hex(raw[0]), error)
-                continue
-            self._blobs += 1
-            if (file := row.name or row.pack) in (files if row.name else packs):
-                self._used.add(file)
+    def _misplaced(self, files: dict[str, int], packs: dict[int, int]) -> Iterator[Wrong]:
+        for row in map(decoded, self._rows(_BLOBS)):
+            self._hashed = self._hashed[0] + 1, 0
             if lack := _misplaced(row, files, packs):
-                # Hashing it would only say the same again.
-                self._problem("blob", row.digest, f"{self._store.blobs.place(row)} {lack}")
-                self._lost_blobs.add(row.digest)
-            else:
-                yield row
+                yield Wrong(row, f"{self._store.blobs.place(row)} {lack}")
 
     def _lack(self, node: Node) -> str | None:
         """What is wrong with the thing a node points at, as far as rows tell."""

@@ -16,7 +16,8 @@ from eka_runtime.castore.node import Directory
 from eka_runtime.errors import EkaError, StoreCorrupt
 from eka_runtime.linux.fuse import Session
 from eka_runtime.nix import base32
-from eka_runtime.store.layout import FUSE_CLOSURE, Layout
+from eka_runtime.store.closure_views import CLOSURE
+from eka_runtime.store.layout import Layout
 from eka_runtime.store.store import Store
 from eka_runtime.view.castore_fs import CastoreFs, Fixed, Sources
 
@@ -42,7 +43,7 @@ def _serve(device: int, root: Path, name: str) -> None:
 
 
 def _closure(layout: Layout, name: str) -> Directory:
-    data = (layout.fuse_view / name / FUSE_CLOSURE).read_bytes()
+    data = (layout.fuse_view / name / CLOSURE).read_bytes()
     digest = B3Digest.of(data)
     if not name == base32.encode(digest[: len(name) * 5 // 8]):
         raise StoreCorrupt(

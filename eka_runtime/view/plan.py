@@ -14,11 +14,15 @@ from eka_runtime.store.pathinfo import PathInfo
 
 
 class ViewMount(NamedTuple):
-    """Bind `source` (host path) read-only at `destination` (below /nix/store)."""
+    """Bind `source` (host path) read-only at `destination` (/nix/store or below).
+
+    With `data`, mount an overlay there instead: `source` over that directory of data.
+    """
 
     source: str
     destination: str
     directory: bool
+    data: str = ""
 
 
 class ViewLink(NamedTuple):

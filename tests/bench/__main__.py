@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-BENCHMARKS = ("start", "store", "views")
+BENCHMARKS = ("start", "store", "views", "scale")
 
 
 def main(names: list[str]) -> int:

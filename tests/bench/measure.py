@@ -22,7 +22,7 @@ class Timing(NamedTuple):
 
 
 class Contender(NamedTuple):
-    """`before` runs untimed ahead of every round (makes a fresh store, drops an output)."""
+    """`before` runs untimed ahead of every round, and so does `fresh`, which gives argv and env."""
 
     name: str
     argv: Sequence[str]
@@ -30,6 +30,7 @@ class Contender(NamedTuple):
     before: Callable[[], None] | None = None
     stdin: str | None = None
     cwd: str | None = None
+    fresh: Callable[[], tuple[Sequence[str], Mapping[str, str]]] | None = None
 
 
 def race(contenders: Sequence[Contender], *, rounds: int, warmup: int = 1) -> list[Timing]:
@@ -46,6 +47,9 @@ def race(contenders: Sequence[Contender], *, rounds: int, warmup: int = 1) -> li
 def _once(contender: Contender) -> float:
     if contender.before is not None:
         contender.before()
+    if contender.fresh is not None:
+        argv, env = contender.fresh()
+        contender = contender._replace(argv=argv, env=env)
     with open(contender.stdin or os.devnull, "rb") as stdin:
         start = time.perf_counter()
         done = subprocess.run(

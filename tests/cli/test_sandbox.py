@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -168,3 +169,36 @@ def test_where_eka_keeps_its_records_is_not_granted(world: World, box: Path) -> 
     assert b"where eka keeps its own files" in done.err
     asked = world.script(box, "true", f'write = ["{cache}"]')
     assert world.run(asked, cwd=box).status == 42
+
+
+@pytest.mark.parametrize("granted", [False, True])
+def test_containers_of_its_own(world: World, box: Path, granted: bool) -> None:
+    header = f"nesting = {str(granted).lower()}"
+    script = world.script(box, "unshare -Urm sh -c 'mount -t tmpfs none /tmp && echo made'", header)
+    done = world.run(script)
+    assert (done.out == b"made\n") == granted, done.err.decode()
+
+
+def test_a_filter_is_in_force(world: World, box: Path) -> None:
+    script = world.script(box, "grep -E '^Seccomp(_filters)?:' /proc/self/status")
+    done = world.run(script)
+    assert done.out.split()[1] == b"2", done
+    for runtime in ("crun", "runc"):
+        done = world.run(script, env={"EKA_RUNTIME": runtime})
+        assert done.out.split()[1] == b"2", done
+
+
+@pytest.mark.parametrize("mode", ["off", "loopback"])
+def test_a_network_of_its_own(world: World, box: Path, mode: str) -> None:
+    body = "(nc -l -p 5000 </dev/null &) ; i=0; while ! echo x | nc 127.0.0.1 5000 2>/dev/null\n"
+    body += "do i=$((i+1)); [ $i -gt 20 ] && exit 9; sleep 0.1; done; echo reached"
+    script = world.script(box, body, f'network = "{mode}"')
+    for _ in range(2):
+        done = world.run(script)
+        outer = b"mode: outer" in world.run("eka", "doctor").out
+        assert (b"reached" in done.out) == (mode == "loopback" or not outer), done
+    interfaces = world.run(world.script(box, "cat /proc/net/dev", f'network = "{mode}"'))
+    assert [line for line in interfaces.out.splitlines()[2:] if b"lo:" not in line] == []
+    explained = world.run("eka", "explain", "--json", script).out.decode().splitlines()
+    (origin,) = [row["origin"] for row in map(json.loads, explained) if row["subject"] == "network"]
+    assert origin.startswith("network (" if mode == "loopback" else "profile run")

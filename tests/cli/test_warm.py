@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -158,9 +158,11 @@ ALLOWED = {
 """What a warm start may import beyond a bare `python -ISE`; each is known to be cheap."""
 
 
-def imported(world: World, *words: str, cwd: Path) -> set[str]:
+def imported(
+    world: World, *words: str, cwd: Path, env: Mapping[str, str] | None = None
+) -> set[str]:
     python = str(world.bin / "python3")
-    done = world.run(python, "-ISE", "-X", "importtime", *words, cwd=cwd)
+    done = world.run(python, "-ISE", "-X", "importtime", *words, cwd=cwd, env=dict(env or {}))
     assert done.status == 0, done.err.decode()
     lines = [line for line in done.err.decode().splitlines() if line.startswith("import time:")]
     return {line.rpartition("|")[2].strip() for line in lines[1:]}

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from tests.cli.world import World
 from tests.host.conftest import ENV, TIMEOUT, Box
 from tests.host.test_launch_signals import children
 from tests.requirements import require
@@ -68,7 +69,7 @@ def gave_up(number: int, frame: object) -> None:
 
 
 @contextmanager
-def on_terminal(box: Box, command: Sequence[str], **streams: Any) -> Iterator[Terminal]:
+def on_terminal(box: Box | World, command: Sequence[str], **streams: Any) -> Iterator[Terminal]:
     """Streams not given are the terminal."""
     master, slave = pty.openpty()
     os.set_inheritable(master, False)

@@ -40,7 +40,7 @@ def file(tmp_path: Path) -> Path:
 def test_it_has_its_own_tables_and_those_it_was_given(file: Path) -> None:
     database = Database(file, SCHEMA)
     tables = database.connection.execute("select name from sqlite_schema where type = 'table'")
-    assert {name for (name,) in tables} == {"blob", "directory", "moved", "epoch", "more"}
+    assert {name for (name,) in tables} == {"blob", "directory", "moved", "untidy", "epoch", "more"}
     modes = ("journal_mode", "synchronous", "foreign_keys")
     found = [database.connection.execute(f"pragma {mode}").fetchone()[0] for mode in modes]
     assert found == ["wal", 2, 1]

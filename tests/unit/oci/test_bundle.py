@@ -368,7 +368,12 @@ def test_everything_in_the_spec_has_a_reason() -> None:
         if entry.kind != "directory" and f"/{entry.path}" not in mounts_of(bundle)
     }
     expected |= {("process", one) for one in ("args", "cwd", "hostname", "privileges", "user")}
-    expected |= {("capabilities", "all sets"), ("namespace", "network"), ("file", "/etc/hosts")}
+    expected |= {
+        ("capabilities", "all sets"),
+        ("seccomp", "filter"),
+        ("namespace", "network"),
+        ("file", "/etc/hosts"),
+    }
     assert found == expected
     assert all(isinstance(one, Reason) and one.origin and one.detail for one in bundle.reasons)
 

@@ -40,6 +40,7 @@ def test_changed_added_and_removed() -> None:
     after = compile_bundle(request(grants=Grants("x", env=(EnvGrant("B", "é", "x"),))))
     changes = diff_specs(before.spec, after.spec)
     assert [(change.kind, change.path) for change in changes] == [
+        ("changed", '.annotations["dev.eka.network"]'),
         ("removed", ".linux.namespaces.network"),
         ("removed", ".process.env.A"),
         ("added", ".process.env.B"),

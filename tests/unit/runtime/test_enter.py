@@ -34,6 +34,12 @@ def make_plan(**changes: Any) -> Plan:
         state="/no/such/state",
         template=TEMPLATE,
         descriptors=0,
+        rlimits=(),
+        shell="",
+        no_network=False,
+        milliseconds=0,
+        groups=(),
+        settle=(),
         init=(),
         terminal=False,
         cover=(),
@@ -68,9 +74,10 @@ def test_words_that_are_not_utf8_go_through_the_shell() -> None:
 
 
 def test_a_plan_may_state_the_callers_limit() -> None:
-    template = (b'{"limits":[', "nofile", b"]}")
+    template = (b'{"limits":[', "limits", b"]}")
+    infinite = (("RLIMIT_NOFILE", 2**64 - 1, 2**64 - 1),)
     soft, hard = (limit % (1 << 64) for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
-    assert rendered(make_plan(template=template), [], []) == {
+    assert rendered(make_plan(template=template, rlimits=infinite), [], []) == {
         "limits": [{"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard}]
     }
 
@@ -81,7 +88,7 @@ def test_a_limit_raised_for_the_runtime_is_lowered_for_the_program() -> None:
         lacking("the limit of open files is infinite")
     assert rendered(make_plan(descriptors=soft), [b"prog"], [])["args"] == ["prog"]
     args = rendered(make_plan(descriptors=soft + 1), [b"prog"], [])["args"]
-    assert (args[0], args[-2:]) == ("/bin/sh", [str(soft), "prog"])
+    assert (args[0], args[2], args[-1]) == ("/bin/sh", f'ulimit -S -n {soft}; exec "$@"', "prog")
 
 
 def test_signals_of_faults_and_of_glibc_are_left_alone() -> None:

@@ -57,7 +57,7 @@ def planned(tmp_path: Path, host: Host, spec: dict[str, Any] | None = None, **mo
 
 def config(made: Plan) -> dict[str, Any]:
     """The template with its holes filled."""
-    holes = {"args": '"ARG"', "env": '"ENV=1"', "terminal": "false", "nofile": '{"type":"LIMIT"}'}
+    holes = {"args": '"ARG"', "env": '"ENV=1"', "terminal": "false", "limits": "1"}
     pieces = (p.decode() if isinstance(p, bytes) else holes[p] for p in made["template"])
     filled: dict[str, Any] = json.loads("".join(pieces))
     return filled
@@ -217,12 +217,12 @@ def test_runc_cannot_mount_sysfs_on_the_hosts_network(tmp_path: Path) -> None:
 
 def test_runc_is_told_the_callers_limit_unless_the_bundle_has_one(tmp_path: Path) -> None:
     runc = USER._replace(kind="runc")
-    assert config(planned(tmp_path, runc))["process"]["rlimits"] == [{"type": "LIMIT"}]
+    assert config(planned(tmp_path, runc))["process"]["rlimits"] == [1]
+    infinite = ("RLIMIT_NOFILE", 2**64 - 1, 2**64 - 1)
+    assert planned(tmp_path, runc)["rlimits"] == (infinite,)
     spec = bundle()
-    spec["process"]["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2}]
-    assert config(planned(tmp_path, runc, spec))["process"] == config(
-        planned(tmp_path, runc, spec)
-    )["process"] | {"rlimits": spec["process"]["rlimits"]}
+    spec["process"]["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 1000, "hard": 2000}]
+    assert planned(tmp_path, runc, spec)["rlimits"] == (("RLIMIT_NOFILE", 1000, 2000),)
 
 
 def test_many_mounts_need_many_descriptors_with_crun(tmp_path: Path) -> None:

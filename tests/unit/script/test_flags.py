@@ -25,9 +25,11 @@ def fail(*argv: str) -> UsageError:
 def test_every_flag_has_its_effect() -> None:
     flags, rest = parse_flags([
         "-p", "a", "--package", "b", "--package=c", "-i", "sh", "--net",
-        "--read", "r", "--write=w", "--env", "A", "--env=B=1=2", "--locked", "--require-sandbox",
-        "--explain", "--keep", "--json", "--store", "s", "-C", "d", "--offline", "--color=never",
-        "-v", "--verbose", "--version", "--help", "FILE", "-x", "--", "--net",
+        "--read", "r", "--write=w", "--env", "A", "--env=B=1=2", "--nesting", "--locked",
+        "--limit", "memory=1G",
+        "--require-sandbox", "--explain", "--keep", "--record", "--json", "--store", "s", "-C", "d",
+        "--offline", "--color=never", "-v", "--verbose", "--version", "--help",
+        "FILE", "-x", "--", "--net",
     ])  # fmt: skip
     assert rest == ["FILE", "-x", "--", "--net"]
     assert flags == Flags(
@@ -37,10 +39,13 @@ def test_every_flag_has_its_effect() -> None:
         read=(stated("r", "--read"),),
         write=(stated("w", "--write"),),
         env=(stated("A", "--env"), stated("B=1=2", "--env")),
+        limits=(stated("memory=1G", "--limit"),),
+        nesting=Stated(True, "--nesting", False),
         locked=True,
         require_sandbox=True,
         explain=True,
         keep=True,
+        record=True,
         json=True,
         store="s",
         directory="d",

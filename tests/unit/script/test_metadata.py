@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eka.script.locate import locate
-from eka.script.metadata import ScriptMetadata, line_and_column, parse_metadata
+from eka.script.metadata import KEYS, ScriptMetadata, line_and_column, parse_metadata
 from eka.script.stated import Place
 from eka_runtime.errors import HeaderError
 
@@ -58,7 +58,7 @@ env = ["API_TOKEN", "A=b=c", "EMPTY="]
         (
             "zzz.y = 1",
             "f:1:1: unknown key `zzz`",
-            "use one of `interpreter`, `packages`, `network`, `read`, `write`, `env`",
+            f"use one of {', '.join(f'`{key}`' for key in KEYS)}",
         ),
         ("read = []\n[[ home ]]\n", "f:2:4: unknown key `home`", None),
         ('"a\\nb" = 1', "f:1:1: unknown key `a\\x0ab`", None),
@@ -69,11 +69,19 @@ env = ["API_TOKEN", "A=b=c", "EMPTY="]
         ),
         (
             "network = 'true'",
-            "f:1:11: `network` must be true or false, not a string",
+            'f:1:11: `network` must be true, false, "loopback", "host" or "off", not `true`',
             "write it as in `network = false`",
         ),
-        ("network = 1", "f:1:11: `network` must be true or false, not an integer", None),
-        ("network = ''", "f:1:11: `network` must be true or false, not a string", None),
+        (
+            "network = 1",
+            'f:1:11: `network` must be true, false, "loopback", "host" or "off", not an integer',
+            None,
+        ),
+        (
+            "network = ''",
+            'f:1:11: `network` must be true, false, "loopback", "host" or "off", not ``',
+            None,
+        ),
         (
             "packages = 'x'",
             "f:1:12: `packages` must be a list of strings, not a string",

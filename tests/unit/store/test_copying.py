@@ -24,6 +24,7 @@ from eka_runtime.nix.export import ExportItem
 from eka_runtime.nix.path import StorePath
 from eka_runtime.store.composition import Services, services_of
 from eka_runtime.store.copying import KnownPaths, missing_here, missing_there
+from eka_runtime.store.gc import collect
 from eka_runtime.store.incoming import copy_from
 from eka_runtime.store.outgoing import copy_to
 from eka_runtime.store.pathinfo import PathInfo
@@ -99,6 +100,41 @@ def test_only_what_is_missing_is_copied(store: Store, far: Store) -> None:
     assert asked.digests == []
     copy_from(store, place, missing_here(store, place, [C, D]))
     assert store.info(D).node == far.info(D).node
+
+
+def test_what_is_there_already_stays_for_the_copy(store: Store, far: Store) -> None:
+    """Nobody wanted it for long, and somebody collects right after it was seen."""
+    place = services_of(far)
+    copy_from(store, place, missing_here(store, place, [B]))
+    with store.database.transaction() as conn:
+        conn.execute("update path set epoch = 0")
+    infos = missing_here(store, place, [C])
+    assert paths(infos) == [C]
+    with Store.open(store.root) as other:
+        assert collect(other).paths == 0
+    copy_from(store, place, infos)
+    assert same(store.info(C)) == same(far.info(C))
+
+
+def test_what_is_collected_while_it_is_looked_up_is_copied(
+    store: Store, far: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = services_of(far)
+    copy_from(store, place, missing_here(store, place, [B]))
+    with store.database.transaction() as conn:
+        conn.execute("update path set epoch = 0")
+    real = store.paths.get
+
+    def get(path: StorePath) -> PathInfo | None:
+        monkeypatch.undo()
+        found = real(path)
+        with Store.open(store.root) as other:
+            assert collect(other).paths == 2
+        return found
+
+    monkeypatch.setattr(store.paths, "get", get)
+    copy_from(store, place, missing_here(store, place, [B]))
+    assert same(store.info(B)) == same(far.info(B))
 
 
 class _Asked:

@@ -17,6 +17,7 @@ import pytest
 
 from eka_runtime.castore.batch import Batch
 from eka_runtime.castore.ingest import ingest_nar
+from eka_runtime.castore.removal import remove_tree
 from eka_runtime.castore.render import nar_digest
 from eka_runtime.errors import PathNotFound
 from eka_runtime.nix.path import StorePath
@@ -302,7 +303,8 @@ def running(store: Store, tmp_path: Path) -> Path:
     """A cached bundle that needs `p`."""
     bundle = tmp_path / "bundle"
     bundle.mkdir()
-    (bundle / "config.json").write_text("{}")
+    for name in ("config.json", "eka.json"):
+        (bundle / name).write_text("{}")
     add(store, "p", TREE)
     store.roots.add(bundle_root(bundle, [path("p")], running=True))
     return bundle
@@ -335,9 +337,15 @@ def test_a_bundle_that_something_runs_from_keeps_its_closure(store: Store, runni
     assert not running.exists()
 
 
+def test_what_is_no_bundle_is_not_removed(store: Store, running: Path) -> None:
+    (running / "eka.json").unlink()
+    (running / "precious").write_text("data")
+    assert collect(store).paths == 1
+    assert (running / "precious").read_text() == "data"
+
+
 def test_a_bundle_that_is_gone_is_no_root(store: Store, running: Path) -> None:
-    (running / "config.json").unlink()
-    running.rmdir()
+    remove_tree(running)
     result: Collected = collect(store)
     assert result.paths == 1
     assert list(store.roots.all()) == []

@@ -72,9 +72,10 @@ def test_every_missing_file_and_pack_is_named(damaged: Store, deep: bool) -> Non
         remove(damaged.blobs, row)
     found = problems(damaged, deep=deep)
     assert [problem.kind for problem in found] == ["blob", "blob"]
-    assert {(problem.subject, problem.detail) for problem in found[:2]} == {
-        (str(row.digest), f"{damaged.blobs.place(row)} is missing") for row in rows
-    }
+    details = {problem.subject: problem.detail for problem in found}
+    for row in rows:
+        assert details[str(row.digest)].startswith(damaged.blobs.place(row).partition(",")[0])
+        assert details[str(row.digest)].endswith("is missing")
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -84,11 +85,11 @@ def test_every_short_file_and_pack_is_named(damaged: Store, deep: bool) -> None:
         shorten(damaged.blobs, row)
     found = problems(damaged, deep=deep)
     assert [problem.kind for problem in found] == ["blob", "blob"]
+    details = {problem.subject: problem.detail for problem in found}
     end = small.start + small.size
-    assert {problem.detail for problem in found[:2]} == {
-        f"{damaged.blobs.place(small)} ends at {end - 1}, not at {end}",
-        f"{damaged.blobs.place(large)} has 499999 bytes, not 500000",
-    }
+    assert "has 499999 bytes" in details[str(large.digest)]
+    said = f"ends before byte {end}" if deep else f"ends at {end - 1}, not at {end}"
+    assert said in details[str(small.digest)]
 
 
 def test_a_row_beyond_the_end_of_its_pack(damaged: Store) -> None:

@@ -1,0 +1,70 @@
+"""`eka log`: what ran here, from the ledger."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from eka.context import Context
+
+if TYPE_CHECKING:
+    from eka.runs import RunRecord
+
+
+@click.command(name="log")
+@click.argument("target", metavar="[PATH|DRV]", required=False)
+@click.option("--runs", is_flag=True, help="Show the runs that the ledger has, the newest last.")
+@click.option(
+    "--limit", type=click.IntRange(min=0), metavar="N", help="Only the newest N; 0 for all."
+)
+@click.pass_obj
+def command(context: Context, target: str | None, runs: bool, limit: int | None) -> None:
+    """Show the ledger of runs.
+
+    Runs are recorded under `--record`, or always with `record = true` in eka.toml.
+    """
+    from eka_runtime.errors import UsageError
+
+    if target is not None:
+        raise UsageError(
+            f"`{target}`: this version of eka builds nothing, so there are no logs of builds",
+            hint="for the ledger of runs: `eka log --runs`",
+        )
+    if not runs:
+        raise UsageError("nothing to show", hint="for the ledger of runs: `eka log --runs`")
+    _show_runs(context, limit)
+
+
+def _show_runs(context: Context, limit: int | None) -> None:
+    from eka.output import table
+    from eka.runs import read_runs
+
+    # A person wants the last ones, a program all.
+    default = None if context.json else 20
+    found = read_runs(os.environ, default if limit is None else limit or None)
+    if context.json:
+        for record in found.records:
+            context.output.json(record.model_dump(exclude_none=True))
+    elif found.records:
+        header = ("START", "TIME", "END", "MEMORY", "TIER", "WHAT")
+        for line in table([_row(record) for record in found.records], header):
+            context.output.data(line)
+    else:
+        context.output.message("no runs are recorded; `--record` or `record = true` begins that")
+    if found.unreadable:
+        context.output.warning(f"{found.unreadable} lines of the ledger make no sense")
+
+
+def _row(record: RunRecord) -> tuple[str, ...]:
+    from eka.output import human_size
+
+    end = str(record.status) if record.signal is None else f"signal {record.signal}"
+    tier = f"{record.tier}, unsandboxed" if record.unsandboxed else record.tier
+    # A name may hold what a terminal would obey.
+    name = "".join(
+        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in record.file
+    )
+    when = record.start[:19].replace("T", " ")
+    return (when, f"{record.wall:.3f} s", end, human_size(record.peakMemory), tier, name)

@@ -1,0 +1,178 @@
+"""The text of a script's lock: what `eka lock FILE` writes beside FILE, as `FILE.lock`.
+
+    {
+      "closure": [{"narHash": "sha256-…", "narSize": 1234, "path": "/nix/store/…"}, …],
+      "format": "eka script lock 1",
+      "interpreter": "python3",
+      "packages": [{"path": "/nix/store/…", "stated": "./result"}, …]
+    }
+
+Canonical JSON (sorted keys, two-space indent, one final newline) without times or places of this
+machine, so that equal locks are equal files. A file that states no packages has `mentioned`, the
+store paths in its text, instead of `packages`. spec/lock.md is the rule book. Constraint: a lock
+comes from outside; what is read is bounded and checked. Out of scope: whether it is current, and
+what is done with it (`eka/locked.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eka.script.stated import quoted
+from eka_runtime.errors import FormatError, LockError
+from eka_runtime.nix.hashes import NixHash, parse_hash
+from eka_runtime.nix.path import StorePath
+from eka_runtime.oci.spec_base import canonical_json
+from eka_runtime.store.pathinfo import PathInfo
+
+FORMAT = "eka script lock 1"
+SIZE_LIMIT = 1 << 24
+"""Of a lock, in bytes; `eka_runtime.store.roots` reads as much."""
+
+_FAMILY = b'"eka script lock '
+
+Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
+PathText = Annotated[str, Field(pattern=r"^/nix/store/[0-9a-df-np-sv-z]{32}-[A-Za-z0-9+._?=-]+$")]
+NarHashText = Annotated[str, Field(pattern=r"^sha256-[A-Za-z0-9+/]{43}=$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class PackageEntry(_Strict):
+    """A package as the script states it, and the store path that it led to."""
+
+    path: PathText
+    stated: Text
+
+
+class PathEntry(_Strict):
+    """A path of the closure: SHA-256 of its NAR as SRI, and the NAR's size in bytes."""
+
+    narHash: NarHashText  # as in the JSON of Nix
+    narSize: Annotated[int, Field(gt=0)]
+    path: PathText
+
+
+class LockFile(_Strict):
+    """What `eka lock FILE` writes: exactly one of `packages` and `mentioned` is there."""
+
+    closure: tuple[PathEntry, ...]
+    format: Literal["eka script lock 1"]
+    interpreter: Text | None = None
+    mentioned: tuple[PathText, ...] | None = None
+    packages: tuple[PackageEntry, ...] | None = None
+
+
+class Content(NamedTuple):
+    """`nar_hash` is a SHA-256."""
+
+    nar_hash: bytes
+    nar_size: int
+
+    @classmethod
+    def of(cls, info: PathInfo) -> Content:
+        return cls(info.nar_hash, info.nar_size)
+
+    def sri(self) -> str:
+        return NixHash("sha256", self.nar_hash).sri()
+
+
+class Lock(NamedTuple):
+    """`packages` are (as stated, store path) pairs; `mentioned` is for a file that states none."""
+
+    interpreter: str | None
+    packages: tuple[tuple[str, StorePath], ...] | None
+    mentioned: tuple[StorePath, ...] | None
+    closure: Mapping[StorePath, Content]
+
+    def roots(self) -> list[StorePath]:
+        """Each once, in order."""
+        stated = [path for _, path in self.packages or ()]
+        return list(dict.fromkeys([*stated, *(self.mentioned or ())]))
+
+
+def is_ours(data: bytes) -> bool:
+    """Whether a file is a lock of eka's, be it a broken one: other programs have `.lock` files."""
+    return _FAMILY in data
+
+
+def render_lock(lock: Lock) -> bytes:
+    data: dict[str, object] = {
+        "format": FORMAT,
+        "closure": [
+            {"narHash": content.sri(), "narSize": content.nar_size, "path": str(path)}
+            for path, content in sorted(lock.closure.items())
+        ],
+    }
+    if lock.interpreter is not None:
+        data["interpreter"] = lock.interpreter
+    if lock.mentioned is not None:
+        data["mentioned"] = [str(path) for path in lock.mentioned]
+    if lock.packages is not None:
+        data["packages"] = [{"path": str(path), "stated": text} for text, path in lock.packages]
+    return canonical_json(data)
+
+
+def parse_lock(data: bytes, file: str) -> Lock:
+    """Raises LockError; `file` is the name for messages."""
+    if len(data) > SIZE_LIMIT:
+        raise LockError(f"`{file}` is malformed: larger than {SIZE_LIMIT >> 20} MiB")
+    try:
+        plain = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise LockError(f"`{file}` is malformed: not JSON: {error}") from None
+    _check_format(plain, file)
+    try:
+        # JSON has no tuples, so strictness about them has to be left to the JSON mode.
+        return _from_model(LockFile.model_validate_json(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise LockError(f"`{file}` is malformed: {where}: {first['msg'].lower()}") from None
+    except FormatError as error:
+        raise LockError(f"`{file}` is malformed: {error}") from None
+
+
+def _check_format(plain: object, file: str) -> None:
+    stated = plain.get("format") if isinstance(plain, dict) else None
+    if stated == FORMAT:
+        return
+    if isinstance(stated, str) and stated.startswith("eka script lock "):
+        raise LockError(
+            f"`{file}` has the format {quoted(stated)}, which this version of eka does not know",
+            hint="upgrade eka",
+        )
+    raise LockError(f"`{file}` is malformed: not a lock of a script")
+
+
+def _from_model(model: LockFile) -> Lock:
+    if (model.packages is None) == (model.mentioned is None):
+        raise FormatError("exactly one of `packages` and `mentioned` must be there")
+    closure = {
+        StorePath.parse(entry.path): Content(parse_hash(entry.narHash).digest, entry.narSize)
+        for entry in model.closure
+    }
+    packages, mentioned = None, None
+    if model.packages is not None:
+        packages = tuple((item.stated, StorePath.parse(item.path)) for item in model.packages)
+    if model.mentioned is not None:
+        mentioned = tuple(map(StorePath.parse, model.mentioned))
+    lock = Lock(model.interpreter, packages, mentioned, closure)
+    _check_complete(lock.roots(), closure, len(model.closure))
+    return lock
+
+
+def _check_complete(
+    roots: Iterable[StorePath], closure: Mapping[StorePath, Content], entries: int
+) -> None:
+    if len(closure) != entries:
+        raise FormatError("a path stands in `closure` twice")
+    for path in roots:
+        if path not in closure:
+            raise FormatError(f"`{path}` is not in `closure`")
