@@ -51,7 +51,7 @@ def test_listings_are_those_of_the_bind_view(world: World, box: Path, runtime: s
     assert fuse.out.count(b"\n") > 250
 
 
-def test_a_second_start_is_a_warm_one(world: World, box: Path) -> None:
+def test_a_second_start_shows_the_same(world: World, box: Path) -> None:
     script = world.script(
         box, 'echo "$0"; mount | grep -c "on /nix/store type fuse.eka (ro,nosuid,nodev"'
     )
