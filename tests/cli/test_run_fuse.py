@@ -14,14 +14,7 @@ from tests.cli.world import World
 from tests.requirements import require
 from tests.views import need_fuse
 
-RUN = """\
-import sys
-import eka.prepare, eka.run
-from eka_runtime.view.fuse import FuseView
-eka.prepare.BindView = FuseView
-sys.argv[0] = "eka-run"
-eka.run.main(sys.argv[1:])
-"""
+FUSE = {"EKA_VIEW": "fuse"}
 RUNTIMES = ("crun", "runc")
 
 
@@ -30,16 +23,12 @@ def _fuse() -> None:
     need_fuse()
 
 
-def words(world: World, script: Path, *arguments: str) -> list[str | os.PathLike[str]]:
-    return [world.bin / "python", "-c", RUN, script, *arguments]
-
-
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_script_sees_its_closure(world: World, box: Path, runtime: str) -> None:
     require(runtime)
     header = f'packages = ["{world.greet}", "{world.busybox}"]'
     script = world.script(box, f'greet "$1"; ls /nix/store; cat {world.other}; exit 3', header)
-    done = world.run(*words(world, script, "you"), env={"EKA_RUNTIME": runtime})
+    done = world.run(script, "you", env=FUSE | {"EKA_RUNTIME": runtime})
     assert done.status == 3, done.err.decode()
     assert done.out.startswith(b"Hello, you!")
     listed = done.out.decode().split("\n")[1:]
@@ -55,19 +44,18 @@ def test_listings_are_those_of_the_bind_view(world: World, box: Path, runtime: s
     body = "find /nix/store -mindepth 1 -exec stat -c '%n %F %a %u %g %Y %s %N' {} + | sort"
     script = world.script(box, body, f'packages = ["{world.greet}", "{world.busybox}"]')
     env = {"EKA_RUNTIME": runtime}
-    fuse, bind = world.run(*words(world, script), env=env), world.run(script, env=env)
+    fuse = world.run(script, env=env | FUSE)
+    bind = world.run(script, env=env | {"EKA_VIEW": "bind"})
     assert (fuse.status, fuse.err) == (0, b"")
     assert fuse.out == bind.out
     assert fuse.out.count(b"\n") > 250
 
 
-def test_a_second_start_is_a_warm_one(world: World, box: Path) -> None:
+def test_a_second_start_shows_the_same(world: World, box: Path) -> None:
     script = world.script(
         box, 'echo "$0"; mount | grep -c "on /nix/store type fuse.eka (ro,nosuid,nodev"'
     )
-    first = world.run(*words(world, script))
-    # Without the patch of the cold path: so this one came from the launch record.
-    second = world.run(script)
+    first, second = world.run(script, env=FUSE), world.run(script, env=FUSE)
     assert first.out == second.out
     assert second.out.endswith(b"\n1\n")
 
@@ -75,7 +63,7 @@ def test_a_second_start_is_a_warm_one(world: World, box: Path) -> None:
 def test_a_program_cannot_reach_the_server(world: World, box: Path) -> None:
     # Signals everything that it may, but itself.
     script = world.script(box, "kill -9 -1 2>&1; echo /proc/[0-9]*; ls /nix/store | wc -l")
-    done = world.run(*words(world, script))
+    done = world.run(script, env=FUSE)
     assert (done.status, done.err) == (0, b"")
     processes, paths = done.out.decode().splitlines()[-2:]
     assert len(processes.split()) == 1
@@ -85,7 +73,7 @@ def test_a_program_cannot_reach_the_server(world: World, box: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_is_left_of_a_launcher_that_was_killed(world: World, box: Path, how: int) -> None:
     script = world.script(box, "echo ready; sleep 1000 & sleep 1000")
-    process = world.popen(*words(world, script), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = world.popen(script, env=FUSE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     servers = servers_of(process.pid)
@@ -112,7 +100,7 @@ def servers_of(launcher: int) -> list[int]:
 def test_a_server_that_dies_is_an_error_and_no_wait(world: World, box: Path) -> None:
     script = world.script(box, "echo ready; read line; ls -l /nix/store/*/bin")
     process = world.popen(
-        *words(world, script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        script, env=FUSE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
@@ -125,7 +113,7 @@ def test_a_server_that_dies_is_an_error_and_no_wait(world: World, box: Path) -> 
 
 def test_another_mode_says_that_it_cannot(world: World, box: Path) -> None:
     script = world.script(box, "exit 0")
-    done = world.run(*words(world, script), env={"EKA_MODE": "direct"})
+    done = world.run(script, env=FUSE | {"EKA_MODE": "direct"})
     assert done.status == 50
     assert b"the fuse view needs the runtime mode `outer`" in done.err
 
@@ -140,7 +128,7 @@ def test_a_collection_removes_views_that_nobody_wants(world: World, box: Path) -
     with (box / "closure").open("rb") as stream:
         assert world.run("eka", "store", "import", stdin=stream, env=env).status == 0
     script = world.script(box, "exit 0")
-    assert world.run(*words(world, script), env=env).status == 0
+    assert world.run(script, env=env | FUSE).status == 0
     views = store / "view" / "fuse"
     assert len(os.listdir(views)) == 1
     world.run("rm", "-r", store.parent / "cache")
