@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from eka_runtime.castore.blobs import LocalBlobs
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.ingest import Ingested, ingest_nar
 from eka_runtime.castore.nar_source import NarSource
@@ -131,7 +132,7 @@ class _Incoming:
         self._expected: dict[StorePath, DirectoryService] = {}
         # Blobs that a path before the one at hand brings; by the path, so that none is kept long.
         self._brought: dict[StorePath, set[B3Digest]] = {}
-        self.blobs = Prefetch(store.blobs, far.blobs, more=self._more)
+        self.blobs = Prefetch(_Lasting(store.blobs), far.blobs, more=self._more)
 
     def __enter__(self) -> _Incoming:
         self._ask()
@@ -172,7 +173,7 @@ class _Incoming:
 
     def _comes_anyway(self, digest: B3Digest) -> bool:
         brought = any(digest in one for one in self._brought.values())
-        return brought or self._store.blobs.has(digest)
+        return brought or self._store.blobs.is_alive(digest)
 
     def _ask(self) -> None:
         while self._unasked and len(self._trees) < _TREES_AHEAD:
@@ -181,7 +182,7 @@ class _Incoming:
 
     def _tree(self, info: PathInfo) -> DirectoryService:
         near = self._store.directories
-        if not isinstance(info.node, DirectoryNode) or near.has(info.node.digest):
+        if not isinstance(info.node, DirectoryNode) or near.is_alive(info.node.digest):
             return near
         sent = self._far.directories.get_tree(info.node.digest)
         if sent is None:
@@ -190,6 +191,18 @@ class _Incoming:
                 hint="have it copied there again",
             )
         return Tree.receive(info.node.digest, sent)
+
+
+class _Lasting(NamedTuple):
+    """A BlobService without what a collection marked before this store was opened: it may go."""
+
+    blobs: LocalBlobs
+
+    def has(self, digest: B3Digest) -> bool:
+        return self.blobs.is_alive(digest)
+
+    def open_read(self, digest: B3Digest) -> BinaryIO | None:
+        return self.blobs.open_read(digest) if self.has(digest) else None
 
 
 def _files(node: Node, directories: DirectoryService) -> Iterator[FileNode]:

@@ -137,6 +137,27 @@ def test_what_is_collected_while_it_is_looked_up_is_copied(
     assert same(store.info(B)) == same(far.info(B))
 
 
+def test_what_is_about_to_be_removed_is_copied_anew(store: Store, far: Store) -> None:
+    """It was marked before we came, and goes when those leave who came before."""
+    place = services_of(far)
+    copy_from(store, place, missing_here(store, place, [C]))
+    with store.database.transaction() as conn:
+        conn.execute("update path set epoch = 0")
+    with Store.open(store.root) as collector:
+        assert collect(collector).pending
+    with Store.open(store.root) as now:
+
+        def leave(info: PathInfo) -> None:
+            store.close()
+            with Store.open(store.root) as other:
+                collect(other)
+
+        copy_from(now, place, missing_here(now, place, [C]), each=leave)
+        for path in (A, B, C):
+            now.write_nar(path, lambda piece: None)
+            assert same(now.info(path)) == same(far.info(path))
+
+
 class _Asked:
     def __init__(self, blobs: BlobService) -> None:
         self.blobs = blobs
