@@ -2,7 +2,10 @@
 
 The program gets a pseudo-terminal, made by the runtime and handed over through a socket: with the
 caller's own it could push input into his shell (TIOCSTI). The caller's is put into raw mode, so
-that ^C and ^Z are bytes that mean something only to the terminal inside, as with ssh.
+that ^C and ^Z are bytes that mean something only to the terminal inside, as with ssh. But for ^Z:
+a program that no shell inside has started as a job has nobody there who could continue it, so the
+kernel would ignore it (setpgid(2), orphaned process groups). Such a program is stopped with its
+launcher, as a job of the shell outside.
 
 Constraint: loaded by every start on a terminal; imports as little as enter.py does. Out of scope:
 the other modes, where the runtime does the same.
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 _SFD_FLAGS = posix.O_CLOEXEC | posix.O_NONBLOCK
 _SIGINFO = 128  # sizeof(struct signalfd_siginfo): signo, errno and code are its first words
 _CHUNK = 1 << 16
+_TIOCGSID = 0x5429  # <asm-generic/ioctls.h>
 
 
 class Console:
@@ -58,6 +62,7 @@ class Console:
         if 0 in ready:
             self._typed = _read(0)
             self._writable = self._typed != b""
+            self._heed_suspension(launch)
         if ready.get(self._master, 0) & POLLOUT:
             self._copy_input()
         if ready.get(self._master, 0) & ~POLLOUT:
@@ -92,6 +97,37 @@ class Console:
             posix.set_inheritable(self._master, False)
             posix.set_blocking(self._master, False)
             self.resume()
+
+    def _heed_suspension(self, launch: Launch) -> None:
+        key, echo = self._suspend_key()
+        before, found, after = self._typed.partition(key) if key else (b"", b"", b"")
+        if not found:
+            return
+        self._typed = before
+        self._copy_input()
+        _write_all(echo)
+        launch.suspend()
+        self._typed += after
+
+    def _suspend_key(self) -> tuple[bytes, bytes]:
+        """What suspends the program as a whole and how it is shown; b"" when nothing does.
+
+        Outside of canonical mode, keys are for editors and for shells at their prompt, which are
+        not to be stopped.
+        """
+        try:
+            modes = termios.tcgetattr(self._master)
+            leader, foreground = (
+                ioctl(self._master, question, bytes(4))
+                for question in (_TIOCGSID, termios.TIOCGPGRP)
+            )
+        except (OSError, termios.error):
+            return b"", b""
+        flags, keys = modes[3], modes[6]
+        wanted = termios.ISIG | termios.ICANON
+        if leader != foreground or flags & wanted != wanted or keys[termios.VSUSP] == b"\0":
+            return b"", b""
+        return keys[termios.VSUSP], b"^Z" if flags & termios.ECHO else b""
 
     def _copy_input(self) -> None:
         try:

@@ -178,6 +178,10 @@ class Launch:
             self.console.resume()
         return False
 
+    def suspend(self) -> None:
+        """Stops the program and the launcher, until someone continues the latter."""
+        self.handle(_signal.SIGTSTP, 0)
+
     def _stop(self) -> None:
         """Stops as the default action would have, and lets the program go on afterwards."""
         if self.console:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,11 +57,7 @@ def test_jobs_stop_and_go_on(world: World, box: Path, runtime: str) -> None:
         terminal.until(PROMPT)
         said(terminal, "bg")
         assert "Running" in said(terminal, "jobs")
-        terminal.type(b"fg\n")
-        terminal.until(b"sh ./job\r\n")
-        terminal.type(b"\x03")
-        terminal.until(PROMPT)
-        assert said(terminal, "jobs") == ""
+        said(terminal, "kill %1")
         terminal.type(b"exit 7\n")
         assert terminal.finish()[0] == 7
 
@@ -127,5 +122,13 @@ def test_a_script_can_be_stopped_from_outside(world: World, box: Path) -> None:
         terminal.type(b"input\n")
         assert terminal.until(b"got input\r\n")
         terminal.until(PROMPT)
-        assert said(terminal, "echo $?").endswith("4\r\n")
-        terminal.process.send_signal(signal.SIGHUP)
+        assert "4\r\n" in said(terminal, "echo $?")
+
+
+def test_keys_of_full_screen_programs_are_theirs(world: World, box: Path) -> None:
+    script = world.script(box, "stty raw -echo; echo started; head -c 2 | od -An -tx1")
+    with on_terminal(world, [script], env=world.environment() | OURS, cwd=box) as terminal:
+        terminal.until(b"started")
+        terminal.type(b"\x1a\x03")
+        terminal.until(b" 1a 03")
+        assert terminal.finish()[0] == 0
