@@ -27,7 +27,7 @@ Digest = Annotated[str, Field(pattern=r"^blake3-[A-Za-z0-9+/]{43}=$")]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 class GrantsRecord(_Strict):

@@ -41,7 +41,7 @@ NarHashText = Annotated[str, Field(pattern=r"^sha256-[A-Za-z0-9+/]{43}=$")]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 class PackageEntry(_Strict):

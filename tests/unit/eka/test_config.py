@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eka.config import cache_dir, config_dir, load_settings
+from eka.config import cache_dir, config_dir, load_settings, state_dir
 from eka_runtime.errors import ConfigError
 
 
@@ -50,6 +50,7 @@ def test_later_layers_win_and_say_so(home: dict[str, str]) -> None:
         ("store = 1", "`store` in .* must be a non-empty string"),
         ('store = "x"', "must be an absolute path: x"),
         ("store = ", "is not valid TOML"),
+        ('record = "yes"', "`record` in .* must be true or false"),
         ("services = 1", "`services` in .* must be a table"),
         ('[services]\nblob = "x"', "unknown key `services.blob`"),
         ("[services]\nblobs = 1", "`services.blobs` in .* must be a non-empty string"),
@@ -62,6 +63,13 @@ def test_bad_settings_are_errors(home: dict[str, str], text: str, message: str) 
     write(home, text)
     with pytest.raises(ConfigError, match=message):
         load_settings(home)
+
+
+def test_runs_are_recorded_only_where_that_is_asked_for(home: dict[str, str]) -> None:
+    assert load_settings(home).record is False
+    write(home, "record = true\n")
+    assert load_settings(home).record is True
+    assert state_dir(home) == Path(home["HOME"]) / ".local/state/eka"
 
 
 def test_services_are_a_table_of_strings(home: dict[str, str]) -> None:

@@ -55,6 +55,23 @@ def test_all_is_sorted_and_counted(store: Store) -> None:
     assert store.paths.count() == 20
 
 
+def test_paths_are_found_by_a_beginning(store: Store) -> None:
+    names = ("jq-1.7", "jq-1.6", "sed", "j_")
+    infos = [
+        link_info("x")._replace(path=StorePath(str(number) * 32, name), ca=None)
+        for number, name in enumerate(names)
+    ]
+    insert(store, *infos)
+    paths = {info.path.name: info.path for info in infos}
+    assert set(store.paths.beginning("jq", 9)) == {paths["jq-1.6"], paths["jq-1.7"]}
+    assert store.paths.beginning(paths["sed"].hash[:8], 9) == [paths["sed"]]
+    assert store.paths.beginning(f"{paths['sed'].hash}-se", 9) == [paths["sed"]]
+    assert store.paths.beginning("", 2) == [info.path for info in infos[:2]]
+    # No pattern: neither of LIKE nor of GLOB.
+    assert store.paths.beginning("j_", 9) == [paths["j_"]]
+    assert store.paths.beginning("%", 9) == store.paths.beginning("*", 9) == []
+
+
 def test_a_listing_may_outlive_the_store(store_dir: Path) -> None:
     with Store.open(store_dir) as store:
         insert(store, link_info("first"), link_info("second"))
