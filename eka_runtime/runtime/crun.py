@@ -16,5 +16,6 @@ CRUN = Kind(
     holds_mounts=True,
     raises_nofile=False,
     takes_bpf=True,
+    threads=1,
     makes_cgroups=False,
 )

@@ -19,6 +19,7 @@ class Kind(NamedTuple):
     holds_mounts: bool  # keeps a descriptor open for every bind mount
     raises_nofile: bool  # for itself, and leaves the program with that
     takes_bpf: bool  # a compiled system call filter, where a probe found so
+    threads: int  # that it has at most, of its own
     makes_cgroups: bool  # even without being asked, where root may
 
 

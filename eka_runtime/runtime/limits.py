@@ -32,7 +32,6 @@ Placed = tuple[str, Settings]
 _TIME = "dev.eka.limit.time"  # eka_runtime.oci.limits
 _PIDS: Settings = (("pids.max", "100"),)
 _FEW = 512  # open files that a runtime may need in any case
-_SLACK = 64  # of a runtime's own threads, in the group until the program runs
 
 
 class Enforced(NamedTuple):
@@ -55,15 +54,18 @@ def enforce(config: Config, host: Host, kind: Kind, mode: str, descriptors: int)
     enforced = Enforced(milliseconds=milliseconds)
     linux = config["linux"]
     wanted = linux.get("resources") or {}
-    if not (kind.makes_cgroups and host.uid == 0 and mode != "outer"):
-        for key in ("cgroupsPath", "resources"):
-            linux.pop(key, None)
-        memory = wanted.get("memory", {}).get("limit", -1)
-        pids = wanted.get("pids", {}).get("limit", -1)
-        if memory > 0:
-            enforced = _limit_memory(enforced, config, memory)
-        if pids > 0:
-            enforced = _limit_pids(enforced, pids, mode)
+    if kind.makes_cgroups and host.uid == 0 and mode != "outer":
+        if "pids" in wanted:
+            wanted["pids"]["limit"] += 1  # init
+        return _limit_processes(enforced, config, descriptors)
+    for key in ("cgroupsPath", "resources"):
+        linux.pop(key, None)
+    memory = wanted.get("memory", {}).get("limit", -1)
+    pids = wanted.get("pids", {}).get("limit", -1)
+    if memory > 0:
+        enforced = _limit_memory(enforced, config, memory)
+    if pids > 0:
+        enforced = _limit_pids(enforced, pids, mode, kind)
     return _limit_processes(enforced, config, descriptors)
 
 
@@ -81,10 +83,12 @@ def _limit_memory(enforced: Enforced, config: Config, limit: int) -> Enforced:
     return enforced._replace(lacking=(*enforced.lacking, lacking))
 
 
-def _limit_pids(enforced: Enforced, limit: int, mode: str) -> Enforced:
+def _limit_pids(enforced: Enforced, limit: int, mode: str, kind: Kind) -> Enforced:
     for _, place in _places("pids"):
-        # Until the program runs the runtime's threads count, afterwards only init does.
-        group = (place, (("pids.max", str(limit + _SLACK)),))
+        # Init is in the group and, outside the outer mode for good, the runtime. Where it detaches
+        # from its container it needs one process more.
+        most = limit + 1 + kind.threads + (mode == "outer")
+        group = (place, (("pids.max", str(most)),))
         if _works(group):
             settle = (
                 ((len(enforced.groups), "pids.max", str(limit + 1)),) if mode == "outer" else ()

@@ -41,5 +41,6 @@ RUNC = Kind(
     holds_mounts=False,
     raises_nofile=True,
     takes_bpf=False,
+    threads=32,
     makes_cgroups=True,
 )

