@@ -24,7 +24,10 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import posix
-import sys
+
+from eka_runtime.runtime.isolate import Refused, isolate, make_directories
+
+__all__ = ["Launch", "Refused", "enter"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,17 +41,8 @@ if TYPE_CHECKING:
     Call = Callable[..., int]
     Finished = Callable[[int], None]
 
-# <linux/sched.h>, <linux/mount.h>, <linux/prctl.h>, <asm/unistd.h>, <bits/siginfo-consts.h>
-CLONE_NEWNS = 0x00020000
-CLONE_NEWUSER = 0x10000000
-CLONE_NEWPID = 0x20000000
-CLONE_NEWNET = 0x40000000
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC = 2, 4, 8, 4096, 16384
-MOUNT_ATTR_RDONLY = 1
-AT_FDCWD = -100
-AT_RECURSIVE = 0x8000
-SYS_openat2, SYS_mount_setattr = 437, 442
-O_PATH, RESOLVE_NO_SYMLINKS = 0x200000, 4
+# <linux/mount.h>, <linux/prctl.h>, <bits/siginfo-consts.h>
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 SI_QUEUE, SI_KERNEL = -1, 0x80
 
@@ -74,10 +68,6 @@ _TERMINAL_SIGNALS = frozenset(
 
 # crun sets a bundle's limits before it makes the mounts for which they were raised.
 _LOWER_NOFILE = "ulimit -S -n %d; "
-
-
-class Refused(Exception):
-    """The host denied a namespace; nothing was changed, so another plan may be tried."""
 
 
 def enter(
@@ -106,7 +96,7 @@ def enter(
             launch.make_groups()
         try:
             if launch.outer:
-                launch.server = _isolate(plan, call)
+                launch.server = isolate(plan, call)
             _link_config(plan["state"])
         except (OSError, Refused):
             launch.remove_groups()
@@ -462,103 +452,19 @@ def _owns_terminal() -> bool:
         return True  # a terminal, but not the one that controls this session
 
 
-def _isolate(plan: Plan, call: Call) -> int:
-    """Namespaces in which the caller is root, and the mounts that the runtime is to find there.
-
-    Returns the pid of the server of a fuse view. That is no part of the pid namespace, where the
-    program could end it.
-    """
-    uid, gid = posix.geteuid(), posix.getegid()
-    flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID
-    try:
-        network = CLONE_NEWNET if plan["no_network"] else 0
-        call("unshare", (flags & ~CLONE_NEWPID if plan["serve"] else flags) | network)
-    except OSError as error:
-        raise Refused(f"unshare: {error.strerror}") from None
-    _write("/proc/self/setgroups", b"deny")
-    _write("/proc/self/uid_map", b"0 %d 1" % uid)
-    _write("/proc/self/gid_map", b"0 %d 1" % gid)
-    _make_directories(plan["state"])
-    for path in (plan["state"], *plan["cover"]):
-        call("mount", b"eka", path.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=0700")
-    for source, target in plan["pinned"]:
-        _pin(call, source, target)
-    for path in plan["readonly"]:
-        call("mount", path.encode(), path.encode(), b"", MS_BIND | MS_REC, None)
-        _make_readonly(call, path, AT_RECURSIVE)
-    if plan["protect"]:
-        _protect(call, plan["runtime"][0])
-    if not plan["serve"]:
-        return 0
-    from eka_runtime.runtime.serving import serve
-
-    server = serve(plan["serve"], call)
-    call("unshare", CLONE_NEWPID)
-    return server
-
-
 def _end(server: int) -> None:
     """It would end with the launcher in any case; whoever waits for us need not wait for it."""
     posix.kill(server, _signal.SIGKILL)
     posix.waitpid(server, 0)
 
 
-def _pin(call: Call, source: str, target: str) -> None:
-    """Binds what lies at `source` to where nobody else can put something in its place.
-
-    No link is followed on the way, as the path had none when it was granted: OSError if by now it
-    has. The runtime would follow one, to whatever the caller may see.
-    """
-    flags = O_PATH | posix.O_CLOEXEC
-    how = b"".join(word.to_bytes(8, sys.byteorder) for word in (flags, 0, RESOLVE_NO_SYMLINKS))
-    try:
-        fd = call("syscall", SYS_openat2, AT_FDCWD, source.encode(), how, len(how))
-    except OSError as error:
-        error.filename = source
-        raise
-    if posix.fstat(fd).st_mode & 0o170000 == 0o040000:
-        posix.mkdir(target, 0o700)
-    else:
-        posix.close(posix.open(target, posix.O_WRONLY | posix.O_CREAT | posix.O_CLOEXEC, 0o600))
-    call("mount", b"/proc/self/fd/%d" % fd, target.encode(), b"", MS_BIND | MS_REC, None)
-    posix.close(fd)
-
-
-def _protect(call: Call, runtime: str) -> None:
-    """Makes the runtime's own file read-only, as a container must not write to it (CVE-2019-5736).
-
-    crun does so itself and starts anew, for 2 ms, unless it finds it done: so failing is no loss.
-    """
-    try:
-        call("mount", runtime.encode(), runtime.encode(), b"", MS_BIND, None)
-        _make_readonly(call, runtime, 0)
-    except OSError:
-        return
-
-
-def _make_readonly(call: Call, path: str, flags: int) -> None:
-    attributes = (MOUNT_ATTR_RDONLY, 0, 0, 0)  # struct mount_attr: set, clear, propagation, userns
-    packed = b"".join(value.to_bytes(8, sys.byteorder) for value in attributes)
-    call("syscall", SYS_mount_setattr, AT_FDCWD, path.encode(), flags, packed, len(packed))
-
-
 def _link_config(state: str) -> None:
     """The state directory is the bundle directory, too: both runtimes open config.json there."""
-    _make_directories(state)
+    make_directories(state)
     try:
         posix.symlink(f"/proc/self/fd/{CONFIG_FD}", state + "/config.json")
     except FileExistsError:
         return
-
-
-def _make_directories(path: str) -> None:
-    try:
-        posix.mkdir(path, 0o700)
-    except FileExistsError:
-        return
-    except FileNotFoundError:
-        _make_directories(path.rpartition("/")[0])
-        posix.mkdir(path, 0o700)
 
 
 def _memory_file(content: bytes) -> int:
@@ -575,16 +481,6 @@ def _read(path: str) -> bytes:
     data = posix.read(fd, 4096)
     posix.close(fd)
     return data
-
-
-def _write(path: str, data: bytes) -> None:
-    fd = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
-    try:
-        posix.write(fd, data)
-    except OSError as error:
-        error.filename = path
-        raise
-    posix.close(fd)
 
 
 def _complain(error: OSError | ValueError) -> int:

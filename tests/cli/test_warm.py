@@ -151,6 +151,7 @@ ALLOWED = {
     "eka_runtime",
     "eka_runtime.runtime",
     "eka_runtime.runtime.enter",
+    "eka_runtime.runtime.isolate",
     "fcntl",
     "marshal",
     "struct",
