@@ -235,7 +235,9 @@ def test_a_grant_through_a_link_appears_under_its_name(person: Person) -> None:
     (person.place / "real/file").write_text("linked")
     (person.home / "link").symlink_to(person.place / "real")
     assert output(person, "cat ~/link/file", grants=resolve(person, ["~/link"])) == "linked"
-    (person.project / "inside").symlink_to(person.place / "real")
+    (person.project / "here").mkdir()
+    (person.project / "here/file").write_text("linked")
+    (person.project / "inside").symlink_to("here")
     assert output(person, "cat inside/file", grants=resolve(person, ["./inside"])) == "linked"
 
 
