@@ -54,9 +54,14 @@ class Ready(NamedTuple):
             place = self._written()
             try:
                 descriptor = warm.hold(os.fsencode(place))
-            except OSError:
+            except (FileNotFoundError, BlockingIOError):
                 # A collection is removing it right now; it is renamed before anything else.
                 continue
+            except OSError as error:
+                raise HostError(
+                    f"cannot use the cached bundle `{place}`: {error.strerror}",
+                    hint="remove it, or set `XDG_CACHE_HOME` to a directory of your own",
+                ) from error
             if place.exists() and os.path.samestat(os.fstat(descriptor), os.stat(place)):
                 return place
             os.close(descriptor)

@@ -42,9 +42,10 @@ def verify(context: Context, deep: bool, repair: bool) -> None:
         if result.problems:
             raise StoreCorrupt(
                 f"{counted(result.problems, 'problem')} in the store `{store.root}`",
-                hint="add or import the damaged paths again"
+                hint="fetch the damaged paths from somewhere else: collect them with `eka store gc`,"
+                " then add, import or copy them again"
                 if repair
-                else "run `eka store verify --deep --repair`, or add the damaged paths again",
+                else "run `eka store verify --deep --repair`",
             )
         context.output.message(result.summary())
 

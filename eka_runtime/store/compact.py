@@ -16,7 +16,7 @@ import zstandard
 
 from eka_runtime.castore.blobs import BlobRow, decoded
 from eka_runtime.linux.syscalls import syncfs
-from eka_runtime.store.layout import access_errors, collector_lock
+from eka_runtime.store.layout import access_errors, collector_lock, require_own
 from eka_runtime.store.sweep import sweep
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def compact(
 
     What was done until then stays. Nothing else may be added through this Store meanwhile.
     """
+    require_own(store.layout)
     done = Compacted(0, 0, 0)
     with _alone(store):
         for rows in _raw_rows(store):

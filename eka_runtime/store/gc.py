@@ -29,10 +29,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from eka_runtime.castore.epochs import oldest
 from eka_runtime.castore.node import decode_entry
 from eka_runtime.castore.removal import remove_tree
-from eka_runtime.errors import StoreAccessError
 from eka_runtime.nix.path import StorePath
 from eka_runtime.store.closure_views import drop_closure_views
-from eka_runtime.store.layout import access_errors, collector_lock
+from eka_runtime.store.layout import access_errors, collector_lock, require_own
 from eka_runtime.store.marks import Marks
 from eka_runtime.store.roots import Root, claim, kept
 from eka_runtime.store.sweep import (
@@ -44,7 +43,6 @@ from eka_runtime.store.sweep import (
 )
 
 if TYPE_CHECKING:
-    from eka_runtime.store.layout import Layout
     from eka_runtime.store.store import Store
 
 LOOSE_SECONDS = 86_400
@@ -88,7 +86,7 @@ def collect(
     StoreAccessError when the store is somebody else's, or not laid out as ours, or something cannot
     be removed: the next collection goes on there.
     """
-    _require_own(store.layout)
+    require_own(store.layout)
     with _collection(store) as work:
         old = leftovers(store.layout)
         work.begin()
@@ -120,23 +118,6 @@ class _Candidate(NamedTuple):
     id: int
     path: StorePath
     used: int
-
-
-def _require_own(layout: Layout) -> None:
-    """Deleting follows no links: neither another user's, nor those that people make for space."""
-    owner = os.stat(layout.root).st_uid
-    if owner != os.geteuid():
-        raise StoreAccessError(
-            f"the store `{layout.root}` belongs to user {owner}, who alone can collect its garbage",
-            hint=f"run it as that user, for instance with `sudo -u '#{owner}' eka store gc`",
-        )
-    views = (layout.views, layout.bind_view, layout.twins, *layout.closure_views)
-    for directory in (layout.blobs, layout.packs, layout.epochs, layout.tmp, *views):
-        if os.path.islink(directory):
-            raise StoreAccessError(
-                f"`{directory}` is a symbolic link, behind which nothing is deleted",
-                hint="move the whole store instead, and name it with `--store DIR`",
-            )
 
 
 @contextmanager

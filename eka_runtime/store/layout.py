@@ -215,6 +215,26 @@ def is_writable(layout: Layout) -> bool:
     return os.access(layout.root, os.W_OK | os.X_OK, effective_ids=True)
 
 
+def require_own(layout: Layout) -> None:
+    """Raises StoreAccessError where nothing may be removed.
+
+    Deleting follows no links: neither another user's, nor those that people make for space.
+    """
+    owner = os.stat(layout.root).st_uid
+    if owner != os.geteuid():
+        raise StoreAccessError(
+            f"the store `{layout.root}` belongs to user {owner}; nobody else removes things from it",
+            hint=f"run it as that user, for instance with `sudo -u '#{owner}' eka store …`",
+        )
+    views = (layout.views, layout.bind_view, layout.twins, *layout.closure_views)
+    for directory in (layout.blobs, layout.packs, layout.epochs, layout.tmp, *views):
+        if os.path.islink(directory):
+            raise StoreAccessError(
+                f"`{directory}` is a symbolic link, behind which nothing is deleted",
+                hint="move the whole store instead, and name it with `--store DIR`",
+            )
+
+
 @contextmanager
 def collector_lock(layout: Layout) -> Iterator[None]:
     """For the one process that may remove things; waits for another one to finish."""

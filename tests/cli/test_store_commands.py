@@ -248,7 +248,7 @@ def test_verify(eka: Eka, tree: Path, tmp_path: Path) -> None:
     ]
     assert sorted(record) == ["detail", "kind", "subject"]
     result = eka("verify", "--repair", "--store", broken)
-    _fails(result, 25, "hint: add or import the damaged paths again")
+    _fails(result, 25, "hint: fetch the damaged paths from somewhere else")
     assert _lines(eka("add", tree, "--store", broken))
     assert eka("verify", "--deep", "--store", broken).exit_code == 0
 
