@@ -42,7 +42,7 @@ def verify(context: Context, deep: bool, repair: bool) -> None:
         if result.problems:
             raise StoreCorrupt(
                 f"{counted(result.problems, 'problem')} in the store `{store.root}`",
-                hint="fetch the damaged paths from somewhere else: collect them with `eka store gc`,"
+                hint="fetch the damaged paths from somewhere else: `eka store gc` them,"
                 " then add, import or copy them again"
                 if repair
                 else "run `eka store verify --deep --repair`",

@@ -223,7 +223,7 @@ def require_own(layout: Layout) -> None:
     owner = os.stat(layout.root).st_uid
     if owner != os.geteuid():
         raise StoreAccessError(
-            f"the store `{layout.root}` belongs to user {owner}; nobody else removes things from it",
+            f"the store `{layout.root}` belongs to user {owner}, who alone may remove things",
             hint=f"run it as that user, for instance with `sudo -u '#{owner}' eka store …`",
         )
     views = (layout.views, layout.bind_view, layout.twins, *layout.closure_views)

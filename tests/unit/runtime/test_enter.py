@@ -126,7 +126,7 @@ def test_a_start_loads_next_to_nothing(tmp_path: Path) -> None:
         "eka_runtime",
         "eka_runtime.runtime",
         "eka_runtime.runtime.enter",
-    "eka_runtime.runtime.isolate",
+        "eka_runtime.runtime.isolate",
     }
 
 
