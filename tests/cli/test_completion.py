@@ -19,10 +19,6 @@ SHELLS = {
         ["--norc", "--noprofile", "-i"],
         "bind 'set enable-bracketed-paste off'; bind 'set bell-style none'",
     ),
-    "zsh": (
-        ["-f", "-i"],
-        "unsetopt zle_bracketed_paste; bindkey -e; autoload -U compinit; compinit -uD",
-    ),
 }
 # ^A goes to the beginning of the line: what was completed is printed word by word, not run.
 SHOW = b"\x01printf '<%s>' \x05 END\n"
@@ -76,19 +72,6 @@ def test_words_are_completed(world: World, box: Path, shell: str) -> None:
     with at_prompt(world, shell, script.parent) as terminal:
         for line, words in lines:
             assert completed(terminal, line) == words, line
-
-
-def test_words_are_completed_in_fish(world: World, box: Path) -> None:
-    world.script(box, "true")
-    for line, word in [
-        ("eka sto", "store"),
-        ("eka store info busy", world.busybox),
-        ("eka-run --requ", "--require-sandbox"),
-        ("eka-run scr", "script"),
-    ]:
-        ask = f"eka completion fish | source; complete -C '{line}'"
-        done = world.run(require("fish"), "--no-config", "-c", ask, cwd=box)
-        assert word in [shown.split("\t")[0] for shown in done.out.decode().splitlines()], line
 
 
 def test_without_a_store_nothing_is_offered(world: World, box: Path) -> None:
