@@ -1,7 +1,7 @@
 """`eka store mount`: the whole store as a directory, read-only, as long as the command runs.
 
 Root mounts for everybody. Others need fusermount3, which mounts for them; without it a mount is
-possible in a namespace of one's own only, as a bundle is: that is what `--view fuse` is for.
+possible in a namespace of one's own only, so there a command has to be started that sees it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -32,16 +32,21 @@ class _Ended(Exception):
 
 @click.command()
 @click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("command", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED)
 @click.option("--from", "source", metavar="URL", help="Show what is there, too; fetched when read.")
 @click.pass_obj
-def mount(context: Context, target: Path, source: str | None) -> None:
+def mount(context: Context, target: Path, command: tuple[str, ...], source: str | None) -> None:
     """Show all paths of the store in DIR until Ctrl-C; DIR is printed when it can be used.
 
-    Every file is verified before it can be read.
+    Every file is verified before it can be read. With COMMAND only that one, and what it starts,
+    sees the mount, which ends with it; no rights are needed for that.
     """
     place = _place(target)
     with context.open_store(create=source is not None) as store:
-        _serve_for_all(context, store, source, place)
+        if not command:
+            _serve_for_all(context, store, source, place)
+            return
+    _run_inside(context, source, place, command)
 
 
 def _place(target: Path) -> str:
@@ -124,3 +129,64 @@ def _sources(context: Context, store: Store, source: str | None) -> Iterator[Sou
             LayeredDirectories(near.directories, far.directories),
             local=False,
         )
+
+
+def _run_inside(
+    context: Context, source: str | None, place: str, command: tuple[str, ...]
+) -> NoReturn:
+    """Becomes the command; the server is a child that the kernel kills when the command ends."""
+    from eka_runtime.linux.fuse_mount import mount_device, open_device
+    from eka_runtime.linux.syscalls import die_with_parent
+
+    _enter_namespace()
+    device = open_device()
+    mount_device(device, place)
+    parent = os.getpid()
+    reading, writing = os.pipe()
+    server = os.fork()
+    if server == 0:
+        os.setsid()  # the terminal's signals are for the command
+        die_with_parent()
+        if os.getppid() == parent:
+            with context.open_store() as store:
+                _serve(context, store, source, device, lambda: os.write(writing, b"+"))
+        sys.exit()
+    os.close(writing)
+    os.close(device)
+    if not os.read(reading, 1):
+        # It has said why.
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(server, 0)[1]))
+    _execute(command)
+
+
+def _enter_namespace() -> None:
+    """A mount namespace; and a user namespace, without which only root gets one."""
+    from eka_runtime.errors import UsernsForbidden
+    from eka_runtime.linux.mounts import leave_shared_mounts
+    from eka_runtime.linux.syscalls import CLONE_NEWNS, unshare
+    from eka_runtime.linux.userns import enter_user_namespace
+
+    try:
+        if os.geteuid() == 0:
+            unshare(CLONE_NEWNS)
+            leave_shared_mounts()
+        else:
+            enter_user_namespace(CLONE_NEWNS, as_root=False)
+    except OSError as error:
+        raise UsernsForbidden(
+            f"this host allows no namespace of one's own: {error}",
+            hint="`eka doctor` says what would lift that",
+        ) from error
+
+
+def _execute(command: tuple[str, ...]) -> NoReturn:
+    from eka_runtime.errors import InterpreterNotFound, NotExecutable
+
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # every Python ignores these
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvp(command[0], command)
+    except FileNotFoundError:
+        raise InterpreterNotFound(f"there is no program `{command[0]}`") from None
+    except OSError as error:
+        raise NotExecutable(f"cannot start `{command[0]}`: {error.strerror}") from error

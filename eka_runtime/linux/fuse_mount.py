@@ -66,8 +66,8 @@ def mounted(target: str) -> Iterator[int]:
     if os.geteuid() != 0 and helper is None:
         raise HostError(
             "a mount that everybody sees needs fusermount3, which is not installed",
-            hint="install it (on Debian and Ubuntu `apt-get install fuse3`), or look at it"
-            " from within a bundle: `eka shell --view fuse -p PATH`",
+            hint="install it (on Debian and Ubuntu `apt-get install fuse3`), or start what is to"
+            f" see the mount: `eka store mount {target} -- COMMAND`",
         )
     lifeline = _guard(helper, target)
     try:

@@ -14,6 +14,13 @@ MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 MS_NOEXEC = 8
+MS_REC = 16384
+MS_SLAVE = 1 << 19
+
+
+def leave_shared_mounts() -> None:
+    """What is mounted from now on in this namespace is not seen in others (MS_SLAVE)."""
+    mount("", "/", "", MS_REC | MS_SLAVE)
 
 
 def mount_tmpfs(target: Path) -> None:

@@ -21,16 +21,16 @@ class IdRange(NamedTuple):
     size: int
 
 
-def enter_user_namespace(flags: int = 0) -> None:
-    """CLONE_NEWUSER and `flags`, then the maps of a single id, which becomes 0.
+def enter_user_namespace(flags: int = 0, *, as_root: bool = True) -> None:
+    """CLONE_NEWUSER and `flags`, then the maps of a single id, which becomes 0 or stays the same.
 
     An OSError from the maps, after a successful unshare, is the mark of AppArmor's restriction.
     """
     uid, gid = os.geteuid(), os.getegid()
     unshare(CLONE_NEWUSER | flags)
     _write("/proc/self/setgroups", "deny")
-    _write("/proc/self/uid_map", f"0 {uid} 1")
-    _write("/proc/self/gid_map", f"0 {gid} 1")
+    _write("/proc/self/uid_map", f"{0 if as_root else uid} {uid} 1")
+    _write("/proc/self/gid_map", f"{0 if as_root else gid} {gid} 1")
 
 
 def subordinate_ids(file: Path, uid: int) -> tuple[IdRange, ...]:

@@ -1,4 +1,4 @@
-"""`eka store mount` as typed, by every kind of user."""
+"""`eka store mount` as typed, by every kind of user: for everybody, and for one command."""
 
 from __future__ import annotations
 
@@ -104,14 +104,43 @@ def test_without_a_helper_root_mounts_himself(world: World, place: Path) -> None
     done = world.run(world.bin / "eka", "store", "mount", place, env=env)
     assert done.status == 50
     assert b"fusermount3, which is not installed" in done.err
-    assert b"eka shell --view fuse" in done.err
+    assert f"eka store mount {place} -- COMMAND".encode() in done.err
+
+
+def test_one_command_sees_it(world: World, place: Path) -> None:
+    code = 'cat "$1"/*-greet-*/bin/greet | head -c 2; id -u; ls -ld "$1"; exit 5'
+    done = world.run("eka", "store", "mount", place, "--", "sh", "-c", code, "sh", place)
+    assert (done.status, done.err) == (5, b"")
+    lines = done.out.decode().splitlines()
+    assert lines[0] == f"#!{world.user.uid}"
+    assert lines[1].startswith("dr-xr-xr-x")
+    assert world.user.name in lines[1]
+    assert not is_mounted(place)
+
+
+def test_the_server_ends_with_the_command(world: World, place: Path) -> None:
+    # Whoever has stderr open keeps this from returning: so nobody has.
+    code = 'cat "$1"/*-greet-*/bin/greet > /dev/null; kill -9 $$'
+    done = world.run(
+        "eka", "store", "mount", place, "--", "sh", "-c", code, "sh", place, timeout=60
+    )
+    assert done.status == -signal.SIGKILL
+
+
+def test_a_command_without_privileges(world: World, place: Path) -> None:
+    code = "grep -h CapEff /proc/self/status"
+    done = world.run("eka", "store", "mount", place, "--", "sh", "-c", code)
+    if world.user.uid != 0:
+        assert done.out.split() == [b"CapEff:", b"0000000000000000"]
 
 
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
         (["nowhere"], 2, b"mkdir -p nowhere"),
-        (["{place}", "--from", "nowhere:"], 2, b"nowhere:"),
+        (["{place}", "--", "/nonexistent/program"], 127, b"there is no program"),
+        (["{place}", "--", "{place}"], 126, b"cannot start"),
+        (["{place}", "--from", "nowhere:", "--", "true"], 2, b"nowhere:"),
     ],
 )
 def test_refusals(world: World, place: Path, words: list[str], status: int, text: bytes) -> None:
