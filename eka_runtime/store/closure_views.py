@@ -79,6 +79,9 @@ def _has_lost_a_path(store: Store, view: Path) -> bool:
         closure = Directory.decode((view / CLOSURE).read_bytes())
     except (OSError, CastoreError):
         return True
+    if view_name(closure) != view.name:
+        # Written, but not to the disk, when the power went.
+        return True
     statement = "select 1 from path where hash = ? and name = ?"
     for name, _ in closure.entries:
         digits, _, rest = name.decode(errors="replace").partition("-")

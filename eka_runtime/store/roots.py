@@ -20,6 +20,7 @@ import fcntl
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -161,7 +162,11 @@ def path_behind(link: bytes) -> StorePath | None:
 
 def paths_in(file: bytes) -> Iterable[StorePath]:
     """The store paths that a text names; raises OSError."""
-    with open(file, "rb") as stream:
+    # A fifo that took the place of a file must not make a collection wait for a writer.
+    fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(fd, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "is no regular file", file)
         data = stream.read(_FILE_MAX)
     return sorted({path for found in _IN_FILES.findall(data) if (path := _valid(found))})
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import zstandard
 from blake3 import blake3
 
 from eka_runtime.castore.blobs import PACKED_MAX, BlobRow, LocalBlobs
@@ -188,7 +189,6 @@ def _compress(castore: Castore, data: bytes, stored: bytes) -> BlobRow:
 
 
 def test_a_compressed_blob_is_read(castore: Castore) -> None:
-    zstandard = pytest.importorskip("zstandard")
     data = b"Hello World" * 1000
     row = _compress(castore, data, zstandard.compress(data))
     assert castore.blobs.row(row.digest) == row
@@ -197,7 +197,6 @@ def test_a_compressed_blob_is_read(castore: Castore) -> None:
 
 
 def test_a_compressed_blob_that_is_none_is_damage(damaged: Castore) -> None:
-    zstandard = pytest.importorskip("zstandard")
     for stored in (b"not compressed", zstandard.compress(bytes(1 << 30)), b""):
         damaged.database.connection.execute("delete from blob")
         row = _compress(damaged, SMALL, stored)

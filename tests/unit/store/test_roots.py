@@ -350,3 +350,13 @@ def test_dead_roots_are_forgotten(store: Store, tmp_path: Path, bundle: Path) ->
     assert [root.name for root in store.roots.all()] == before
     collect(store)
     assert [root.kind for root in store.roots.all()] == ["named", "run"]
+
+
+def test_a_fifo_is_no_file_that_names_paths(store: Store, tmp_path: Path) -> None:
+    fifo = tmp_path / "script.lock"
+    os.mkfifo(fifo)
+    with pytest.raises(UsageError, match="is no regular file"):
+        root_for(os.fspath(fifo), None)
+    store.roots.add(Root("lock", "file", os.fsencode(fifo), ()))
+    with pytest.raises(StoreError, match="cannot tell whether the root `lock` is alive"):
+        collect(store)
