@@ -5,7 +5,8 @@
 The digits are the SHA-256 of a fingerprint, folded to 20 bytes:
 `<type>:sha256:<inner hash in hex>:/nix/store:<name>`. For content the type is `text`, `source` or
 `output:out`; the first two carry the references, so equal contents with other references have
-another path. Input-addressed paths come out of derivations and are not computed here.
+another path. For what a derivation makes the type is `output:<name>` and the inner hash that of the
+derivation, which `outputs.py` computes.
 """
 
 from __future__ import annotations
@@ -113,6 +114,11 @@ def fixed_path(name: str, algo: str, digest: bytes, recursive: bool) -> StorePat
     fingerprint = f"fixed:out:{'r:' if recursive else ''}{stated.hex()}:"
     inner = hashlib.sha256(fingerprint.encode()).digest()
     return _path("output:out", NixHash("sha256", inner), name)
+
+
+def output_path(output: str, modulo: bytes, name: str) -> StorePath:
+    """Of an output addressed by what it is made from; `modulo` is the derivation's hash modulo."""
+    return _path(f"output:{output}", check_digest("sha256", modulo), name)
 
 
 class ContentAddress(NamedTuple):
