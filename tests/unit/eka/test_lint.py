@@ -82,7 +82,8 @@ def our_files() -> Iterator[Path]:
     # Not `git ls-files`: a release archive has no .git, and git refuses other users' checkouts.
     for directory, names, files in os.walk(ROOT):
         names[:] = [name for name in names if is_ours(name)]
-        yield from (Path(directory, file) for file in files)
+        # In a linked work tree, git's own file says where its repository is.
+        yield from (Path(directory, file) for file in files if file != ".git")
 
 
 def is_ours(directory: str) -> bool:
