@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eka_runtime.runtime.probe import overlay_obstacle
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
 from eka_runtime.view.bind import BindView
 from eka_runtime.view.fuse import FuseView
+from eka_runtime.view.overlay import OverlayView
 from tests.requirements import lacking
 
 INSIDE = """\
@@ -31,6 +33,18 @@ os.environ["SERVER"] = str(server)
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 """Starts a command that sees a fuse view, exactly as launchers do; $SERVER is the server's pid."""
+
+OVERLAID = """\
+import os, sys
+from pathlib import Path
+from eka_runtime.linux.mounts import mount_data_overlay
+from eka_runtime.linux.syscalls import CLONE_NEWNS
+from eka_runtime.linux.userns import enter_user_namespace
+enter_user_namespace(CLONE_NEWNS)
+mount_data_overlay(*map(Path, sys.argv[1:4]))
+os.execvp(sys.argv[4], sys.argv[4:])
+"""
+"""Starts a command that sees an overlay: where, over which tree, with which data."""
 
 
 class Shown(NamedTuple):
@@ -64,6 +78,15 @@ def show_fuse(store: Store, infos: Sequence[PathInfo], place: Path) -> Shown:
     return Shown(Path(mount.source), (sys.executable, "-c", INSIDE, mount.source))
 
 
+def show_overlay(store: Store, infos: Sequence[PathInfo], place: Path) -> Shown:
+    if problem := overlay_obstacle():
+        lacking(f"no data-only overlays: {problem}")
+    [mount] = OverlayView(store).plan(infos).mounts
+    place.mkdir(exist_ok=True)
+    words = (os.fspath(place), mount.source, mount.data)
+    return Shown(place, (sys.executable, "-c", OVERLAID, *words))
+
+
 def show_mount(store: Store, infos: Sequence[PathInfo], place: Path) -> Shown:
     need_fuse()
     place.mkdir()
@@ -73,7 +96,12 @@ def show_mount(store: Store, infos: Sequence[PathInfo], place: Path) -> Shown:
 
 Show = Callable[[Store, Sequence[PathInfo], Path], Shown]
 
-VIEWS: dict[str, Show] = {"bind": show_bind, "fuse": show_fuse, "mount": show_mount}
+VIEWS: dict[str, Show] = {
+    "bind": show_bind,
+    "overlay": show_overlay,
+    "fuse": show_fuse,
+    "mount": show_mount,
+}
 
 
 def need_fuse() -> None:

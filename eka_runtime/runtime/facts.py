@@ -50,7 +50,7 @@ def survey() -> list[Fact]:
     return [
         _user_namespaces(outcomes),
         _new_proc(outcomes),
-        Fact("host name", not outcomes["hostname"], outcomes["hostname"] or "can be set"),
+        _host_name(outcomes),
         _subordinate_ids(),
         _init(),
         _cgroups(),
@@ -134,12 +134,31 @@ def _user_namespaces(outcomes: Mapping[str, str]) -> Fact:
 
 
 def _new_proc(outcomes: Mapping[str, str]) -> Fact:
-    name = "new /proc"
-    if not outcomes["new_proc"]:
-        return Fact(name, True, "can be mounted")
-    remedy = "start the container with `--security-opt unmask=ALL` (podman) or "
-    remedy += "`--security-opt systempaths=unconfined` (docker)"
-    return Fact(name, False, outcomes["new_proc"], remedy)
+    name, error = "new /proc", outcomes["new_proc"]
+    return Fact(
+        name, not error, error or "can be mounted", _of_container(outcomes) if error else ""
+    )
+
+
+def _host_name(outcomes: Mapping[str, str]) -> Fact:
+    name, error = "host name", outcomes["hostname"]
+    return Fact(name, not error, error or "can be set", _of_container(outcomes))
+
+
+def _of_container(outcomes: Mapping[str, str]) -> str:
+    """With what a container has to be started; all of it, as any part alone is of no use."""
+    podman, docker = [], []
+    if outcomes["new_proc"]:
+        podman.append("--security-opt unmask=ALL")
+        docker.append("--security-opt systempaths=unconfined")
+    if outcomes["hostname"] and _has_seccomp_filter():
+        podman.append("--security-opt seccomp=unconfined")
+        docker.append("--security-opt seccomp=unconfined")
+    if not podman:
+        return ""
+    return (
+        f"start the container with `{' '.join(podman)}` (podman) or `{' '.join(docker)}` (docker)"
+    )
 
 
 def _subordinate_ids() -> Fact:

@@ -186,11 +186,12 @@ def hybrid_cgroups() -> tuple[str, ...]:
 def attempt(host: Host) -> str:
     """Starts an empty bundle as `host` says; why that failed, or "" if it would have run.
 
-    There is no program in the bundle, so a runtime that reports just this has done all the rest:
-    namespaces, mounts, the change of root.
+    No kernel executes its program, so a runtime that reports just this has done all the rest:
+    namespaces, mounts, the change of root, the host name. (One that is not there is found missing
+    before the host name is set, which some containers deny.)
     """
     done = _start(host, _empty_bundle(host))
-    if done.returncode == enter.NOT_FOUND and _PROGRAM.encode() in done.stderr:
+    if os.strerror(errno.ENOEXEC).lower().encode() in done.stderr.lower():
         return ""
     return _first_line(done.stderr) or f"ended with status {done.returncode}"
 
@@ -206,19 +207,16 @@ def _takes_bpf(host: Host) -> bool:
     execute = {"names": ["execve", "execveat"], "action": "SCMP_ACT_ERRNO"}
     rules = [execute | {"errnoRet": errno.EUCLEAN}]
     bundle["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}
-    done = _start(host._replace(bpf=True), bundle, program=True)
+    done = _start(host._replace(bpf=True), bundle)
     return os.strerror(errno.EUCLEAN).encode() in done.stderr
 
 
-def _start(
-    host: Host, bundle: dict[str, Any], *, program: bool = False
-) -> subprocess.CompletedProcess[bytes]:
-    """Starts a bundle whose rootfs is empty, or has a program that no kernel executes."""
+def _start(host: Host, bundle: dict[str, Any]) -> subprocess.CompletedProcess[bytes]:
+    """Starts a bundle with a program that no kernel executes, as it is empty."""
     with tempfile.TemporaryDirectory(prefix="eka-probe-") as name:
         place = Path(name)
         (place / "rootfs").mkdir()
-        if program:
-            (place / "rootfs" / _PROGRAM[1:]).touch(mode=0o755)
+        (place / "rootfs" / _PROGRAM[1:]).touch(mode=0o755)
         planned = plan(bundle, place, host, state=place / "state", terminal=False)
         start = place / "start"
         content: Any = (planned, [_PROGRAM.encode()], [])

@@ -1,22 +1,22 @@
-"""Starts inside a default podman container, where the better modes are denied."""
+"""Starts inside podman containers, from the default one, where the better modes are denied, to a
+privileged one."""
 
 from __future__ import annotations
 
 import json
-import os
+import re
+import shlex
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 from eka_runtime.runtime.init import find_init
-from tests.host.conftest import TIMEOUT, busybox_bundle
-from tests.installed import REPOSITORY
-from tests.requirements import lacking, require
+from tests.containers import container, run
+from tests.host.conftest import busybox_bundle
 from tests.users import get_user
 
 START = """
@@ -28,18 +28,34 @@ bundle = Path(sys.argv[1])
 os._exit(run_bundle(bundle, probe(), state=bundle / "state"))
 """
 
+# The last word: whether processes outside of the bundle are seen.
+LOOK = """\
+id -u; echo $WORD; hostname; echo $$
+if grep -q run[_]bundle /proc/[0-9]*/cmdline; then echo seen; else echo hidden; fi"""
 
-@pytest.fixture(scope="module")
-def podman() -> list[str]:
-    """Runs Python in a container whose files are the host's own, under a throw-away overlay."""
-    if os.geteuid() != 0:
-        lacking("only root can give a container the host's root directory")
-    command = [require("podman"), "run", "--rm", "--network=none", "--cgroups=disabled"]
-    command += [f"--workdir={REPOSITORY}", "--rootfs", "/:O", sys.executable]
-    done = run([*command, "-c", "import eka_runtime"])
-    if done.returncode != 0:
-        lacking(f"podman does not work here: {done.stderr.decode(errors='replace')}")
-    return command
+
+class Inside(NamedTuple):
+    """A container, and the mode that is in force there."""
+
+    options: tuple[str, ...]
+    mode: str
+
+
+UNMASKED = ("--security-opt", "unmask=ALL")
+UNFILTERED = ("--security-opt", "seccomp=unconfined")
+KINDS = {
+    "default": Inside((), "degraded"),
+    "unmasked": Inside(UNMASKED, "degraded"),
+    "unfiltered": Inside(UNFILTERED, "degraded"),
+    "open": Inside((*UNMASKED, *UNFILTERED), "outer"),
+    "privileged": Inside(("--privileged",), "outer"),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def inside(request: pytest.FixtureRequest) -> tuple[list[str], Inside]:
+    kind = KINDS[request.param]
+    return container(*kind.options), kind
 
 
 @pytest.fixture
@@ -50,27 +66,39 @@ def place() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-def run(command: Sequence[str | Path]) -> subprocess.CompletedProcess[bytes]:
-    null = subprocess.DEVNULL
-    return subprocess.run(command, capture_output=True, stdin=null, timeout=TIMEOUT, check=False)
+def doctor(command: list[str]) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(run([*command, "-m", "eka", "doctor", "--json"]).stdout)
+    return report
 
 
-def test_the_doctor_says_what_the_container_should_be_given(podman: list[str]) -> None:
-    report = json.loads(run([*podman, "-m", "eka", "doctor", "--json"]).stdout)
-    assert report["mode"] == "degraded"
-    assert "outer crun: mount /proc: Operation not permitted" in report["refused"]
-    assert "--security-opt unmask=ALL" in report["remedy"]
+def test_the_doctor_says_what_the_container_should_be_given(
+    inside: tuple[list[str], Inside],
+) -> None:
+    command, kind = inside
+    report = doctor(command)
+    assert report["mode"] == kind.mode, report
+    if kind.mode == "outer":
+        assert (report["refused"], report["remedy"]) == ([], None)
+    else:
+        (better,) = re.findall("`(.*?)` \\(podman\\)", report["remedy"])
+        assert doctor(container(*kind.options, *shlex.split(better)))["mode"] == "outer"
 
 
-def test_a_bundle_starts_in_a_container(podman: list[str], place: Path, rootfs: Path) -> None:
+def test_a_bundle_starts_in_a_container(
+    inside: tuple[list[str], Inside], place: Path, rootfs: Path
+) -> None:
+    command, kind = inside
     shutil.copytree(rootfs, place / "rootfs", symlinks=True)
     spec = busybox_bundle(Path("rootfs"), get_user("root"))
     spec["process"] |= {
-        "args": ["/bin/sh", "-c", "id -u; echo $WORD; hostname; echo $$; exit 42"],
+        "args": ["/bin/sh", "-c", f"{LOOK}; exit 42"],
         "env": ["PATH=/bin", "WORD=hello"],
     }
     (place / "config.json").write_text(json.dumps(spec))
-    done = run([*podman, "-c", START, place])
-    uid, word, _, pid = done.stdout.split()
-    assert (uid, word, done.returncode) == (b"0", b"hello", 42)
-    assert (pid == b"1") == (find_init() is None)
+    done = run([*command, "-c", START, place])
+    assert done.returncode == 42, done
+    uid, word, host, pid, launcher = done.stdout.decode().split()
+    assert (uid, word) == ("0", "hello")
+    # What degraded mode is said to lose, and the other one not.
+    assert (host == "eka", launcher == "hidden") == ((kind.mode == "outer",) * 2)
+    assert (pid == "1") == (kind.mode != "outer" and find_init() is None)
