@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from eka_runtime.castore.epochs import oldest
 from eka_runtime.castore.node import decode_entry
 from eka_runtime.castore.removal import remove_tree
+from eka_runtime.errors import StoreError
 from eka_runtime.nix.path import StorePath
 from eka_runtime.store.closure_views import drop_closure_views
 from eka_runtime.store.layout import access_errors, collector_lock, require_own
@@ -54,10 +55,11 @@ _RANGE = 100_000  # blobs looked at in one transaction
 
 class Limits(NamedTuple):
     """`older_than`: only paths that nobody wanted for so many seconds. `most`: stop when so many
-    bytes are, or will be, free."""
+    bytes are, or will be, free. `only`: these and no others, or none at all."""
 
     older_than: int = 0
     most: int | None = None
+    only: frozenset[StorePath] | None = None
 
 
 NO_LIMITS = Limits()
@@ -82,7 +84,8 @@ def collect(
 ) -> Collected:
     """Deletes what no root reaches; `report` is told of every path when it is gone.
 
-    Raises StoreError, and deletes nothing, when it cannot be told whether a root is alive, and
+    Raises StoreError, and deletes nothing, when it cannot be told whether a root is alive or when
+    one of `limits.only` must stay, and
     StoreAccessError when the store is somebody else's, or not laid out as ours, or something cannot
     be removed: the next collection goes on there.
     """
@@ -179,6 +182,8 @@ class _Collection:
                 if root.kind == "run" and _last_start(root) > since:
                     self._keep(root.paths)
         ordered = list(self._ordered())
+        if limits.only is not None:
+            ordered = self._just(ordered, limits.only)
         return ordered if limits.most is None else self._up_to(ordered, limits.most)
 
     def delete_paths(self, candidates: Iterable[_Candidate], report: Report) -> int:
@@ -262,6 +267,20 @@ class _Collection:
                 referrers[reference] -= 1
                 if not referrers[reference]:
                     heapq.heappush(ready, (candidates[reference].used, reference))
+
+    def _just(self, ordered: list[_Candidate], only: frozenset[StorePath]) -> list[_Candidate]:
+        """Raises StoreError when not all of them can go."""
+        paths = self._store.paths
+        chosen = [one for one in ordered if one.path in only]
+        alive = only.difference(one.path for one in chosen)
+        for path in sorted(path for path in only if paths.get(path)):
+            users = set(paths.referrers(path)) - only
+            if path in alive or users:
+                raise StoreError(
+                    f"cannot delete path `{path}` since it is still alive",
+                    hint=f"`{min(users)}` refers to it" if users else "remove what keeps it first",
+                )
+        return chosen
 
     def _up_to(self, ordered: list[_Candidate], most: int) -> list[_Candidate]:
         """The shortest beginning that frees so many bytes."""

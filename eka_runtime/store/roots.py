@@ -183,13 +183,13 @@ def root_for(target: str, name: str | None) -> Root:
     if target.startswith(STORE_DIR + "/"):
         path = StorePath.parse(target)
         return Root(name or path.name, "named", b"", (path,))
-    place = os.fsencode(os.path.join(os.path.realpath(os.path.dirname(target) or "."), ""))
-    place += os.fsencode(os.path.basename(target))
+    link = link_root(target)
+    place = link.place
     try:
         if os.path.islink(place):
             if path_behind(place) is None:
                 raise UsageError(f"`{target}` does not lead into {STORE_DIR}")
-            return Root(name or _name("link", place), "link", place, ())
+            return link._replace(name=name or link.name)
         if not list(paths_in(place)):
             raise UsageError(f"`{target}` names no store path")
     except OSError as error:
@@ -198,6 +198,13 @@ def root_for(target: str, name: str | None) -> Root:
             hint="give a store path, a symbolic link to one, or a file that names some",
         ) from error
     return Root(name or _name("file", place), "file", place, ())
+
+
+def link_root(place: str) -> Root:
+    """For a link that may still have to be made."""
+    link = os.fsencode(os.path.join(os.path.realpath(os.path.dirname(place) or "."), ""))
+    link += os.fsencode(os.path.basename(place))
+    return Root(_name("link", link), "link", link, ())
 
 
 def bundle_root(place: Path, paths: Iterable[StorePath], *, running: bool) -> Root:
