@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -85,10 +86,10 @@ class BindView(NamedTuple):
 
 def _rename_once(fresh: Path, done: Path) -> None:
     try:
-        if fresh.is_dir():
+        if stat.S_ISDIR(os.lstat(fresh).st_mode):
             os.rename(fresh, done)
         else:
-            os.link(fresh, done)
+            os.link(fresh, done, follow_symlinks=False)
     except OSError as error:
         # Another process was first; its checkout has the same content by construction.
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):

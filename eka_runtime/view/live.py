@@ -1,0 +1,86 @@
+"""The live view: one directory that shows the store while it grows, to whoever adds to it.
+
+The daemon's clients read files themselves, and what they have just added must be there. So each
+path gets its checkout of the bind view (`bind.py`) before the client is told of it, and clients see
+all checkouts:
+
+    STORE/view/live/nix/store -> ../../bind      the root directory for clients outside of bundles
+
+Inside a bundle STORE/view/bind is bound at /nix/store, read-only: new names appear there, too.
+Constraint: as all views, a cache. Paths that a collection removes disappear from it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from eka_runtime.errors import StoreAccessError
+from eka_runtime.nix.path import STORE_DIR
+from eka_runtime.store.pathinfo import PathInfo
+from eka_runtime.store.store import Store
+from eka_runtime.view.bind import BindView
+from eka_runtime.view.plan import ViewMount, ViewPlan
+
+STRATEGY = "live"
+_AT_ONCE = 256
+
+
+class LiveView(NamedTuple):
+    """Over one open store."""
+
+    store: Store
+
+    def root(self) -> Path:
+        """The directory that clients name as root of their store; made if it is not there.
+
+        Raises StoreAccessError.
+        """
+        layout = self.store.layout
+        root = layout.views / STRATEGY
+        link = root / STORE_DIR.lstrip("/")
+        try:
+            layout.bind_view.mkdir(parents=True, exist_ok=True)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                link.symlink_to(os.path.relpath(layout.bind_view, link.parent))
+        except OSError as error:
+            raise StoreAccessError(
+                f"cannot write the view `{root}`: {error.strerror}",
+                hint="free some space, or give a store you can write with `--store DIR`",
+            ) from error
+        return root
+
+    def show(self, info: PathInfo) -> None:
+        """That path, and if it was not shown before, its closure."""
+        if not os.path.lexists(self.store.layout.bind_view / info.path.base):
+            others = map(self.store.info, self.store.closure([info.path]))
+            BindView(self.store).check_out(others)
+
+    def show_all(self, progress: Callable[[int], object] = lambda paths: None) -> None:
+        """Every path that is valid now; `progress` is told how many there are by and by."""
+        done = 0
+        for some in _chunks(self.store.paths.all()):
+            BindView(self.store).check_out(some)
+            done += len(some)
+            progress(done)
+
+    def plan(self) -> ViewPlan:
+        """For a bundle; `show_all` before."""
+        self.root()
+        mount = ViewMount(os.fspath(self.store.layout.bind_view), STORE_DIR, True)
+        return ViewPlan(STRATEGY, (mount,), ())
+
+
+def _chunks(infos: Iterable[PathInfo]) -> Iterable[list[PathInfo]]:
+    some: list[PathInfo] = []
+    for info in infos:
+        some.append(info)
+        if len(some) == _AT_ONCE:
+            yield some
+            some = []
+    if some:
+        yield some
