@@ -32,6 +32,7 @@ COMMANDS = {
     "explain": ("eka.commands.explain", "command", "Say what a run may see, and who asked for it"),
     "bundle": ("eka.commands.bundle", "group", "Create, show, validate and compare OCI bundles"),
     "store": ("eka.commands.store", "group", "Add, import, look into and check the store"),
+    "daemon": ("eka.commands.daemon", "command", "Serve the store to Nix, in its own protocol"),
     "log": ("eka.commands.log", "command", "Show what ran, from the ledger"),
     "doctor": ("eka.commands.doctor", "command", "Probe this host and say what would improve it"),
     "completion": ("eka.commands.completion", "command", "Print the completion script of a shell"),

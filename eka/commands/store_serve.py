@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from eka.context import Context
+from eka.serving import announce, until_signal
 
 if TYPE_CHECKING:
     from eka_runtime.rpc.address import Host, Socket
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @click.command()
@@ -46,11 +40,11 @@ def serve(context: Context, grpc: bool, listen: str | None, read_only: bool) -> 
     from eka_runtime.store.served import serve as served
 
     address = listen or _default_address()
-    with context.open_store(create=not read_only) as store, _until_signal() as ended:
+    with context.open_store(create=not read_only) as store, until_signal() as ended:
         if not read_only:
             _warn(context, parse_listen(address))
         with served(LocalServices.of(store), address, read_only=read_only) as url:
-            _announce(context, url)
+            announce(context, url)
             ended.wait()
 
 
@@ -72,31 +66,3 @@ def _warn(context: Context, address: Socket | Host) -> None:
     if isinstance(address, Host):
         who = "every user of this machine" if address.local else "everyone who reaches this machine"
         context.output.warning(f"{who} may add to the store; `--read-only` forbids it")
-
-
-def _announce(context: Context, url: str) -> None:
-    if context.json:
-        context.output.json({"url": url})
-    else:
-        context.output.data(url)
-    sys.stdout.flush()
-
-
-@contextmanager
-def _until_signal() -> Iterator[threading.Event]:
-    """The first signal asks for an end, which has its time; another one does not wait for it."""
-    ended = threading.Event()
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-
-    def end(number: int, frame: object) -> None:
-        for other in _SIGNALS:
-            signal.signal(other, before[other])
-        ended.set()
-
-    for number in _SIGNALS:
-        signal.signal(number, end)
-    try:
-        yield ended
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

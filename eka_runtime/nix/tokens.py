@@ -107,6 +107,10 @@ class NarReader:
                 end = self._base + len(self._buffer)
                 raise self.error(f"the input ends inside {what}", end)
 
+    def at_end(self) -> bool:
+        """Whether the source is over; waits until that is known."""
+        return self._position == len(self._buffer) and not self._fill()
+
     def u64(self, what: str) -> int:
         if len(self._buffer) - self._position < 8:
             self._need(8, what)
@@ -183,6 +187,10 @@ class NarReader:
         """
         self._position = position
         self._remaining = contents
+
+    def expect(self, size: int) -> None:
+        """The next `size` bytes are for `contents`, with no length before and no padding after."""
+        self._remaining = size
 
     def open_contents(self) -> int:
         """Reads the length of a file's contents, which `contents` then returns."""
