@@ -35,6 +35,7 @@ COMMANDS = {
     "daemon": ("eka.commands.daemon", "command", "Serve the store to Nix, in its own protocol"),
     "log": ("eka.commands.log", "command", "Show what ran, from the ledger"),
     "doctor": ("eka.commands.doctor", "command", "Probe this host and say what would improve it"),
+    "bench": ("eka.commands.bench", "command", "Measure eka against its peers on this host"),
     "completion": ("eka.commands.completion", "command", "Print the completion script of a shell"),
 }
 

@@ -14,9 +14,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from eka.bench.store import big_file, mixed_files
 from eka_runtime.castore.removal import remove_tree
 from eka_runtime.store.store import Store
-from tests.bench.bench_store import big_file, mixed_files
 from tests.bench.measure import Timing, report
 from tests.views import Shown, show_bind, show_fuse, show_overlay
 

@@ -3,7 +3,8 @@
 Every round of `add` and `import` starts with an empty store on both sides, in a directory that was
 never used: ext4 looks for a while at each inode that was deleted lately. eka makes its data durable
 (syncfs) before it says a path is valid; Nix 2.8 leaves files to the kernel's write-back. So there
-are two peers: Nix as it is, and Nix followed by `sync -f`, which promises the same as eka.
+are two peers: Nix as it is, and Nix followed by `sync -f`, which promises the same as eka. Without
+Nix on the host there are eka's own times only.
 """
 
 from __future__ import annotations
@@ -12,43 +13,46 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
 
+from eka.bench.measure import Contender, Result, Timing, compare, own, peer, race
+from eka.output import table
 from eka_runtime.nix import base32
 from eka_runtime.nix.export import ExportItem, write_export
 from eka_runtime.nix.nar import NarWriter
 from eka_runtime.nix.path import StorePath
 from eka_runtime.nix.tokens import Write
-from tests.bench.measure import Contender, race, report
-from tests.requirements import require
 
-EKA = Path(sys.executable).parent / "eka"
 GIB = 1 << 30
 Command = Callable[[Path], list[str | Path]]
 
 _ROUNDS = 3
+_OPTIMISED = "nix, optimised"
+NIX = peer("nix-store")
 
 
-def run() -> list[object]:
+def run(full: bool = True) -> Iterator[Result]:
+    """With an eighth of the data unless `full`, which takes minutes and 12 GB of disk."""
+    scale = 1 if full else 8
     with tempfile.TemporaryDirectory(prefix="eka-bench-") as name:
         place = Place(Path(name))
-        big = big_file(place.root / "big", 2 * GIB)
-        mixed = mixed_files(place.root / "mixed", 40_000)
-        results: list[object] = [
-            _add(place, "one file of 2 GB", big),
-            _add(place, "40 000 files, 0.5 GB", mixed),
-        ]
+        big = big_file(place.root / "big", 2 * GIB // scale)
+        mixed = mixed_files(place.root / "mixed", 40_000 // scale)
+        yield _add(place, f"one file of {2048 // scale} MiB", big)
+        what = f"{40_000 // scale} files, {512 // scale} MB"
+        yield _add(place, what, mixed)
         stores = Both.with_tree(place, mixed)
-        results += [_export(stores), _verify(stores), _import(place, stores)]
+        yield _export(stores, what)
+        yield _verify(stores, what)
+        yield _import(place, stores, what)
         shutil.rmtree(place.root / "mixed")
-        results += [_query(place), _versions(place)]
+        yield _query(place)
+        yield _versions(place)
         os.sync()
-    return results
 
 
 class Place:
@@ -72,8 +76,9 @@ class Both:
     @classmethod
     def with_tree(cls, place: Place, tree: Path) -> Both:
         both = cls(place)
-        both.paths = [_output(_nix(both.nix, "--add", tree), both.nix)]
-        assert [_output([EKA, "store", "add", tree], both.eka)] == both.paths
+        both.paths = [_output(_eka("add", tree), both.eka)]
+        if NIX:
+            _output(_nix(both.nix, "--add", tree), both.nix)
         return both
 
 
@@ -98,69 +103,69 @@ def mixed_files(tree: Path, files: int) -> Path:
     return tree
 
 
-def _add(place: Place, title: str, source: Path) -> dict[str, object]:
+def _add(place: Place, title: str, source: Path) -> Result:
     contenders = [
-        _contender(place, "eka store add", lambda store: [EKA, "store", "add", source]),
+        _contender(place, "eka store add", lambda store: _eka("add", source)),
         _contender(place, "nix-store --add", lambda store: _nix(store, "--add", source)),
         _contender(place, "nix … && sync", lambda store: _synced(store, "--add", source)),
     ]
     peers = ["nix-store --add", "nix … && sync"]
-    return report(f"add: {title}", race(contenders, rounds=_ROUNDS, warmup=0), peers)
+    return compare(f"add: {title}", _race(contenders, rounds=_ROUNDS, warmup=0), peers)
 
 
-def _import(place: Place, stores: Both) -> dict[str, object]:
+def _import(place: Place, stores: Both, what: str) -> Result:
     stream = place.root / "stream"
     with open(stream, "wb") as out:
-        subprocess.run(_nix(stores.nix, "--export", *stores.paths), stdout=out, check=True)
+        command = _eka("export", *stores.paths)
+        subprocess.run(command, env=_environment(stores.eka), stdout=out, check=True)
     contenders = [
-        _contender(place, "eka store import", lambda store: [EKA, "store", "import"], stream),
+        _contender(place, "eka store import", lambda store: _eka("import"), stream),
         _contender(place, "nix-store --import", lambda store: _nix(store, "--import"), stream),
         _contender(place, "nix … && sync", lambda store: _synced(store, "--import"), stream),
     ]
     peers = ["nix-store --import", "nix … && sync"]
-    timings = race(contenders, rounds=_ROUNDS, warmup=0)
+    timings = _race(contenders, rounds=_ROUNDS, warmup=0)
     stream.unlink()
-    return report("import: 40 000 files, 0.5 GB", timings, peers)
+    return compare(f"import: {what}", timings, peers)
 
 
-def _export(stores: Both) -> dict[str, object]:
+def _export(stores: Both, what: str) -> Result:
     contenders = [
-        _on("eka store export", [EKA, "store", "export", *stores.paths], stores.eka),
+        _on("eka store export", _eka("export", *stores.paths), stores.eka),
         _on("nix-store --export", _nix(stores.nix, "--export", *stores.paths), stores.nix),
     ]
-    timings = race(contenders, rounds=5)
-    return report("export: 40 000 files, 0.5 GB", timings, ["nix-store --export"])
+    timings = _race(contenders, rounds=5)
+    return compare(f"export: {what}", timings, ["nix-store --export"])
 
 
-def _verify(stores: Both) -> dict[str, object]:
+def _verify(stores: Both, what: str) -> Result:
     nix = _nix(stores.nix, "--verify", "--check-contents")
     contenders = [
-        _on("eka store verify --deep", [EKA, "store", "verify", "--deep"], stores.eka),
+        _on("eka store verify --deep", _eka("verify", "--deep"), stores.eka),
         _on("nix-store --verify --check-contents", nix, stores.nix),
     ]
     peers = ["nix-store --verify --check-contents"]
-    return report("verify: 40 000 files, 0.5 GB", race(contenders, rounds=5), peers)
+    return compare(f"verify: {what}", _race(contenders, rounds=5), peers)
 
 
-def _query(place: Place) -> dict[str, object]:
+def _query(place: Place) -> Result:
     """The closure of a path in a chain of 500, each of which also refers to ten before it."""
     both = Both(place)
     stream = place.root / "chain"
     with open(stream, "wb") as out:
         top = write_chain(out.write, 500)
-    imports: dict[Path, list[str | Path]] = {
-        both.eka: [EKA, "store", "import"],
-        both.nix: _nix(both.nix, "--import"),
-    }
+    imports = {both.eka: _eka("import")}
+    if NIX:
+        imports[both.nix] = _nix(both.nix, "--import")
     for store, command in imports.items():
         with open(stream, "rb") as source:
             env = _environment(store)
             subprocess.run(command, stdin=source, env=env, stdout=subprocess.DEVNULL, check=True)
     contenders = [
-        _on("eka store closure", [EKA, "store", "closure", top], both.eka),
+        _on("eka store closure", _eka("closure", top), both.eka),
         _on("nix-store -qR", _nix(both.nix, "-qR", top), both.nix),
     ]
-    return report("query: closure of 500 paths", race(contenders, rounds=15), ["nix-store -qR"])
+    return compare("query: closure of 500 paths", _race(contenders, rounds=15), ["nix-store -qR"])
 
 
 def write_chain(write: Write, paths: int) -> str:
@@ -183,7 +188,7 @@ def _one_file(data: bytes, write: Write) -> None:
     NarWriter(write).file_data(b"", False, data)
 
 
-def _versions(place: Place) -> dict[str, object]:
+def _versions(place: Place) -> Result:
     """Disk space of three versions of a tree that have most files in common."""
     both, tree = Both(place), place.root / "tree"
     mixed_files(tree, 6000)
@@ -192,15 +197,24 @@ def _versions(place: Place) -> dict[str, object]:
         for file in sorted(tree.rglob("file-*")):
             if changes.random() < 0.15:
                 file.write_bytes(os.urandom(file.stat().st_size))
-        _output([EKA, "store", "add", tree], both.eka)
-        _output(_nix(both.nix, "--add", tree), both.nix)
-    subprocess.run(_nix(both.nix, "--optimise"), env=_environment(both.nix), check=True)
-    sizes = {"eka": _disk(both.eka), "nix, optimised": _disk(both.nix / "nix" / "store")}
-    title = "disk: three versions of 6000 files, 15 % changed each time"
-    print(f"\n{title}")
-    for name, size in sizes.items():
-        print(f"{name:34}{size >> 20:>6} MiB{size / sizes['nix, optimised']:>22.2f}")
-    return {"title": title, "bytes": sizes}
+        _output(_eka("add", tree), both.eka)
+        if NIX:
+            _output(_nix(both.nix, "--add", tree), both.nix)
+    sizes = {"eka": _disk(both.eka)}
+    if NIX:
+        _output(_nix(both.nix, "--optimise"), both.nix)
+        sizes[_OPTIMISED] = _disk(both.nix / "nix" / "store")
+    return _compare_sizes("disk: three versions of 6000 files, 15 % changed each time", sizes)
+
+
+def _compare_sizes(title: str, sizes: dict[str, int]) -> Result:
+    ratios = {name: size / sizes.get(_OPTIMISED, size) for name, size in sizes.items()}
+    cells = [(name, f"{size >> 20} MiB", f"{ratios[name]:.2f}") for name, size in sizes.items()]
+    rows: dict[str, dict[str, object]] = {
+        name: {"bytes": size, "ratios": {_OPTIMISED: round(ratios[name], 2)}}
+        for name, size in sizes.items()
+    }
+    return Result(title, tuple(table(cells, ("", "size", f"÷ {_OPTIMISED}"))), rows)
 
 
 def _disk(directory: Path) -> int:
@@ -213,8 +227,12 @@ def _disk(directory: Path) -> int:
     return total
 
 
+def _eka(*words: str | Path) -> list[str | Path]:
+    return [own("eka"), "store", *words]
+
+
 def _nix(store: Path, *words: str | Path) -> list[str | Path]:
-    return [require("nix-store"), "--store", store, *words]
+    return [NIX or "nix-store", "--store", store, *words]
 
 
 def _synced(store: Path, *words: str | Path) -> list[str | Path]:
@@ -232,6 +250,11 @@ def _output(command: list[str | Path], store: Path) -> str:
 
 def _on(name: str, command: list[str | Path], store: Path) -> Contender:
     return Contender(name, [os.fspath(word) for word in command], _environment(store))
+
+
+def _race(contenders: list[Contender], *, rounds: int, warmup: int = 1) -> list[Timing]:
+    there = [one for one in contenders if NIX or not one.name.startswith("nix")]
+    return race(there, rounds=rounds, warmup=warmup)
 
 
 def _contender(place: Place, name: str, command: Command, stdin: Path | None = None) -> Contender:
