@@ -48,7 +48,7 @@ def parse_target(text: str, version: int) -> Target:
 def read_derivation(peer: Peer, path: StorePath) -> Derivation:
     """Raises PathNotFound, and FormatError when it is none."""
     name = derivation_name(path)
-    if peer.store.info(path).nar_size > MAX_SIZE:
+    if peer.info(path).nar_size > MAX_SIZE:
         raise FormatError(f"`{path}` is too large for a derivation")
     parts: list[bytes] = []
     peer.store.write_file(str(path), parts.append)
@@ -91,7 +91,7 @@ class _Missing:
 
     def _needs(self, target: Target) -> list[Target]:
         """What must be there before; [] when nothing is to be done, or nothing can be."""
-        valid = self._peer.store.paths.get(target.path) is not None
+        valid = self._peer.known(target.path) is not None
         if target.outputs is None or not valid:
             if not valid:
                 self.unknown.add(target.path)

@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable
-from typing import IO, NamedTuple, cast
+from typing import IO, NamedTuple, Protocol, cast
 
 from eka_runtime.daemon.wire import Values
-from eka_runtime.errors import StoreAccessError
+from eka_runtime.errors import PathNotFound, StoreAccessError
 from eka_runtime.nix.path import StorePath
 from eka_runtime.nix.tokens import Read, Write
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
-from eka_runtime.view.live import LiveView
 
 _IN_MEMORY = 1 << 20
 
@@ -41,6 +40,18 @@ class Payload(NamedTuple):
     drain: Callable[[], None]
 
 
+class View(Protocol):
+    """Where a client reads files."""
+
+    def allows(self, path: StorePath) -> bool:
+        """Whether a valid path is there for this client at all."""
+        ...
+
+    def show(self, info: PathInfo) -> None:
+        """Makes a path readable, with what it refers to, before the client is told of it."""
+        ...
+
+
 class Peer:
     """One client, as long as its connection. `view` is None for one that reads no files here."""
 
@@ -50,7 +61,7 @@ class Peer:
         version: int,
         *,
         trusted: bool,
-        view: LiveView | None,
+        view: View | None,
         say: Callable[[str], None],
     ) -> None:
         self.store = store
@@ -64,10 +75,20 @@ class Peer:
 
     def known(self, path: StorePath) -> PathInfo | None:
         """A client that learns of a path may read its files from then on."""
+        if self._view is not None and not self._view.allows(path):
+            return None
         info = self.store.paths.get(path)
         if info is not None:
             self.show(info)
         return info
+
+    def info(self, path: StorePath) -> PathInfo:
+        """As `known`; raises PathNotFound."""
+        if found := self.known(path):
+            return found
+        raise PathNotFound(
+            f"path `{path}` is not valid", hint="add it first, or import it with what it refers to"
+        )
 
     def show(self, info: PathInfo) -> None:
         if self._view is not None:
@@ -75,11 +96,7 @@ class Peer:
 
     def keep(self, paths: Iterable[StorePath]) -> None:
         """Until the connection ends, whatever is collected. Raises PathNotFound."""
-        wanted = list(paths)
-        infos = [self.store.info(path) for path in wanted]
-        self.store.paths.touch(wanted)
-        for info in infos:
-            self.show(info)
+        self.store.paths.touch([self.info(path).path for path in paths])
 
     def require_trust(self, what: str) -> None:
         """Raises StoreAccessError for the clients of others."""

@@ -55,7 +55,7 @@ def _query_deriver(peer: Peer, request: Values) -> Values:
 
 
 def _info(peer: Peer, request: Values) -> PathInfo:
-    return peer.store.info(StorePath.parse(request["path"]))
+    return peer.info(StorePath.parse(request["path"]))
 
 
 def _query_referrers(peer: Peer, request: Values) -> Values:
@@ -63,9 +63,9 @@ def _query_referrers(peer: Peer, request: Values) -> Values:
 
 
 def _query_valid_derivers(peer: Peer, request: Values) -> Values:
-    info = peer.store.paths.get(StorePath.parse(request["path"]))
+    info = peer.known(StorePath.parse(request["path"]))
     deriver = info and info.deriver
-    return {"paths": [str(deriver)] if deriver and peer.store.paths.get(deriver) else []}
+    return {"paths": [str(deriver)] if deriver and peer.known(deriver) else []}
 
 
 def _query_all_valid_paths(peer: Peer, request: Values) -> Values:
@@ -81,7 +81,8 @@ def _query_path_from_hash_part(peer: Peer, request: Values) -> Values:
     part: str = request["part"]
     if len(part) != HASH_LENGTH or set(part) - set(base32.ALPHABET):
         raise FormatError(f"{part[:64]!r} is not the hash part of a store path")
-    info = peer.store.paths.by_hash(part)
+    found = peer.store.paths.by_hash(part)
+    info = peer.known(found.path) if found else None
     return {"path": str(info.path) if info else ""}
 
 

@@ -19,11 +19,12 @@ from pathlib import Path
 from struct import Struct
 from typing import TypeVar
 
-from eka_runtime.daemon.peer import ClientGone
+from eka_runtime.daemon.peer import ClientGone, View
 from eka_runtime.daemon.session import Session
 from eka_runtime.errors import NarError, StoreAccessError, UsageError
 from eka_runtime.nix.tokens import BUFFER_SIZE
 from eka_runtime.store.store import Store
+from eka_runtime.view.live import LiveView
 
 CLIENTS = 512
 """Connections at the same time; more wait to be accepted."""
@@ -40,14 +41,23 @@ Report = Callable[[str], None]
 
 
 class Server:
-    """Serves the connections of one listening socket, until `end`."""
+    """Serves the connections of one listening socket, until `end`.
+
+    `view` says of the store that is open for a connection where its client reads files.
+    """
 
     def __init__(
-        self, open_store: Callable[[], Store], listening: socket.socket, report: Report
+        self,
+        open_store: Callable[[], Store],
+        listening: socket.socket,
+        report: Report,
+        *,
+        view: Callable[[Store], View] = LiveView,
     ) -> None:
         self._open_store = open_store
         self._listening = listening
         self._report = report
+        self._view = view
         self._room = threading.Semaphore(_clients())
         self._guard = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
@@ -116,7 +126,7 @@ class Server:
             _telling(connection.recv),
             _telling(connection.sendall),
             trusted=_is_trusted(connection),
-            shown=True,
+            view=self._view,
             forget=lambda: _forget(connection),
         )
         try:
@@ -140,7 +150,7 @@ def serve_stdio(open_store: Callable[[], Store]) -> None:
         _telling(lambda size: os.read(0, min(size, BUFFER_SIZE))),
         _telling(_write_out),
         trusted=True,
-        shown=False,
+        view=lambda store: None,
     )
     with suppress(ClientGone):
         session.serve()

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import IO
 
 from eka_runtime.daemon import additions, building, queries, upkeep
-from eka_runtime.daemon.peer import ClientGone, Handler, Payload, Peer, spool
+from eka_runtime.daemon.peer import ClientGone, Handler, Payload, Peer, View, spool
 from eka_runtime.daemon.protocol import (
     CLIENT_MAGIC,
     MAJOR,
@@ -34,7 +34,6 @@ from eka_runtime.errors import EkaError, NarError
 from eka_runtime.nix.nar import NarWriter, parse_nar
 from eka_runtime.nix.tokens import NarReader, Read, Write, u64
 from eka_runtime.store.store import Store
-from eka_runtime.view.live import LiveView
 
 HANDLERS: dict[Op, Handler] = {
     **queries.HANDLERS,
@@ -52,7 +51,7 @@ _CPU_AFFINITY = 1
 class Session:
     """`read` and `write` raise ClientGone; `forget` drops what has arrived and was not read yet.
 
-    With `shown` the client reads files from the live view, else it asks for NARs.
+    `view` says where the client reads files; without one it asks for NARs.
     """
 
     def __init__(
@@ -62,14 +61,14 @@ class Session:
         write: Write,
         *,
         trusted: bool,
-        shown: bool,
+        view: Callable[[Store], View | None],
         forget: Callable[[], None] = lambda: None,
     ) -> None:
         self._open_store = open_store
         self._source = NarReader(read, subject="the connection")
         self._write = write
         self._trusted = trusted
-        self._shown = shown
+        self._view = view
         self._forget = forget
         self._version = MINOR
 
@@ -87,7 +86,7 @@ class Session:
                 return
             with store:
                 self._write(u64(Message.LAST))
-                view = LiveView(store) if self._shown else None
+                view = self._view(store)
                 peer = Peer(store, self._version, trusted=self._trusted, view=view, say=self._say)
                 while not self._source.at_end():
                     self._operation(peer)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eka_runtime.errors import StoreAccessError
-from eka_runtime.nix.path import STORE_DIR
+from eka_runtime.nix.path import STORE_DIR, StorePath
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
 from eka_runtime.view.bind import BindView
@@ -53,6 +53,10 @@ class LiveView(NamedTuple):
                 hint="free some space, or give a store you can write with `--store DIR`",
             ) from error
         return root
+
+    def allows(self, path: StorePath) -> bool:
+        """All that is in the store is for whom it is shown to."""
+        return True
 
     def show(self, info: PathInfo) -> None:
         """That path, and if it was not shown before, its closure."""
