@@ -32,6 +32,7 @@ bench: setup
 schemas: setup
 	$(PYTHON) -m eka_runtime.oci.schema
 	$(PYTHON) -m eka.script.schema
+	$(PYTHON) -m eka.atom.schema
 
 clean:
 	chmod -R u+w .demo 2>/dev/null || true

@@ -9,7 +9,11 @@ and shells give them; a program's own status passes through untouched.
     │   └── MissingExtra 2         an optional library is not installed
     ├── HeaderError 10             script header: syntax, unknown key, wrong type
     ├── ConfigError 11             eka.toml, environment variables
-    ├── LockError 12               FILE.lock missing, stale or malformed
+    ├── LockError 12               FILE.lock or atom.lock missing, stale or malformed
+    ├── ManifestError 13           atom.toml, ekala.toml
+    ├── ResolveError 14            no such atom or version; mirrors that disagree
+    ├── AtomMismatch 15            an atom, lock or publication is not what it claims to be
+    ├── GitError 16                git is missing, or failed
     ├── PathNotFound 20            store path is well formed but not in this store
     ├── FormatError 21             malformed hash, base32, name …
     │   ├── InvalidStorePath 21
@@ -68,6 +72,22 @@ class ConfigError(EkaError):
 
 class LockError(EkaError):
     exit_code = 12
+
+
+class ManifestError(EkaError):
+    exit_code = 13
+
+
+class ResolveError(EkaError):
+    exit_code = 14
+
+
+class AtomMismatch(EkaError):
+    exit_code = 15
+
+
+class GitError(EkaError):
+    exit_code = 16
 
 
 class PathNotFound(EkaError):
