@@ -172,7 +172,7 @@ def test_bad_extensions(old: str, new: str, message: str) -> None:
         ('package = { label = "a", version = "1.0.0", x = 1 }\n', "1:45"),
         (
             '[package]\nlabel = "a"\n[package.meta]\ntags = [\n  "a",\n  1,\n]',
-            "7:3",
+            "6:3",
         ),
         ('[package]\nlabel = "ä"\nversion = "1.0.0"\n"ключ" = 1\n', "4:1"),
         ("[package]\nlabel = \n", "2:9"),
