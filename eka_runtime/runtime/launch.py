@@ -92,7 +92,7 @@ def plan(
         _own_user_namespace(config, host)
         _ADAPT[mode](config, host)
         kind.adapt(config)
-        directory = os.fspath(_state_directory(state))
+        directory = os.fspath(_state_directory(state, with_socket=terminal))
         pinned = _pin(config, granted, directory) if mode == "outer" else ()
         no_network = mode == "outer" and _take_network(config)
         if host.bpf:
@@ -180,10 +180,10 @@ def default_state_directory(environ: Mapping[str, str]) -> Path:
     return base / "eka" / "run"
 
 
-def _state_directory(path: Path) -> Path:
+def _state_directory(path: Path, *, with_socket: bool) -> Path:
     """Makes it, for this user alone."""
     absolute = Path(os.path.abspath(path))
-    if len(os.fsencode(absolute)) > _PATH_LIMIT:
+    if with_socket and len(os.fsencode(absolute)) > _PATH_LIMIT:
         hint = "set `XDG_RUNTIME_DIR` to a directory with a shorter name"
         raise HostError(f"the path of the state directory is too long: {absolute}", hint=hint)
     try:

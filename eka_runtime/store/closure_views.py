@@ -59,6 +59,20 @@ def make_view(place: Path, closure: Directory, fill: Callable[[Path], object]) -
         remove_tree(fresh)
 
 
+def keep_closure(place: Path, closure: Directory) -> None:
+    """Says again which closure a view that is there shows: it is the part that is not durable.
+
+    Raises OSError.
+    """
+    data = closure.encode()
+    with suppress(FileNotFoundError):
+        if (place / CLOSURE).read_bytes() == data:
+            return
+    fresh = place / f"{NEW_PREFIX}{os.urandom(8).hex()}"
+    fresh.write_bytes(data)
+    os.rename(fresh, place / CLOSURE)
+
+
 def drop_closure_views(store: Store, *, every: bool = False) -> None:
     """Removes those of which a path is gone, or every one; nothing that runs may use these."""
     for views in store.layout.closure_views:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from eka_runtime.errors import StoreAccessError
 from eka_runtime.nix.path import STORE_DIR
-from eka_runtime.store.closure_views import closure_of, make_view, view_name
+from eka_runtime.store.closure_views import closure_of, keep_closure, make_view, view_name
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
 from eka_runtime.view.plan import ViewMount, ViewPlan
@@ -39,8 +39,9 @@ class FuseView(NamedTuple):
         closure = closure_of(infos)
         place = self.store.layout.fuse_view / view_name(closure)
         try:
-            if not (place / MOUNT).is_dir():
-                # Not durable: a file that is damaged is noticed when it is served.
+            if (place / MOUNT).is_dir():
+                keep_closure(place, closure)
+            else:
                 make_view(place, closure, lambda fresh: (fresh / MOUNT).mkdir())
         except OSError as error:
             raise StoreAccessError(

@@ -25,7 +25,7 @@ from eka_runtime.castore.checkout import DIRECTORY_MODE, Linker, checkout
 from eka_runtime.castore.placing import MTIME_NS
 from eka_runtime.errors import StoreAccessError
 from eka_runtime.nix.path import STORE_DIR
-from eka_runtime.store.closure_views import closure_of, make_view, view_name
+from eka_runtime.store.closure_views import closure_of, keep_closure, make_view, view_name
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
 from eka_runtime.view.plan import ViewMount, ViewPlan
@@ -57,7 +57,9 @@ class OverlayView(NamedTuple):
         closure = closure_of(infos)
         place = layout.overlay_view / view_name(closure)
         try:
-            if not (place / META).is_dir():
+            if (place / META).is_dir():
+                keep_closure(place, closure)
+            else:
                 make_view(place, closure, lambda fresh: self._fill(fresh / META, infos))
         except OSError as error:
             raise StoreAccessError(

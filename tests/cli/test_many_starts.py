@@ -15,6 +15,8 @@ from tests.cli.world import World
 
 STARTS = 200
 KILLS = 40
+RACES = int(os.environ.get("EKA_START_RACES", "2"))
+STARTS_AT_ONCE = 6
 
 
 class Place(NamedTuple):
@@ -116,3 +118,64 @@ def test_killed_starts(place: Place, warm: bool) -> None:
     place.nothing_is_left()
     assert place.run(script, "again", "0") == b"again\n"
     place.nothing_is_left()
+
+
+def _own_store(place: Place) -> None:
+    """A store with nothing but busybox in it, so that a collection takes no other test's paths."""
+    place.env["EKA_STORE"] = os.fspath(place.box / "store")
+    _fill(place)
+
+
+def _fill(place: Place) -> None:
+    far = place.world.place / "store"
+    words = ("eka", "store", "copy", "--from", far, place.world.busybox)
+    done = place.world.run(*words, env=place.env)
+    assert done.status == 0, done.err.decode()
+
+
+def _race(place: Place, script: Path) -> list[tuple[int, bytes, bytes]]:
+    """Statuses and outputs of starts beside which collections go on."""
+    pipe = subprocess.PIPE
+    starts, collections = [], []
+    for number in range(STARTS_AT_ONCE):
+        if number % 3 == 1:
+            words = ("eka", "store", "gc")
+            one = place.world.popen(*words, env=place.env, stdout=pipe, stderr=pipe)
+            collections.append(one)
+        starts.append(place.start(script, "word"))
+    for one in collections:
+        _, err = one.communicate()
+        assert one.returncode == 0, err.decode()
+    done = [(one.communicate(), one.returncode) for one in starts]
+    return [(status, out, err) for (out, err), status in done]
+
+
+@pytest.mark.timeout(300)
+def test_starts_race_collections_of_what_they_need(place: Place) -> None:
+    """Each runs whole, or says that the package is gone; never anything in between."""
+    _own_store(place)
+    script = place.script('echo "$1"; busybox seq 1000 | busybox tail -n 1')
+    for _ in range(RACES):
+        for status, out, err in _race(place, script):
+            if status == 0:
+                assert (out, err) == (b"word\n1000\n", b"")
+            else:
+                assert (status, out) == (20, b""), err.decode()
+                assert b"is not in the store" in err
+        _fill(place)
+    place.nothing_is_left()
+    verified = place.world.run("eka", "store", "verify", "--deep", env=place.env)
+    assert verified.status == 0, (verified.out + verified.err).decode()
+
+
+@pytest.mark.timeout(300)
+def test_starts_race_collections_of_other_things(place: Place) -> None:
+    _own_store(place)
+    busybox = place.world.busybox
+    assert place.world.run("eka", "store", "root", "add", busybox, env=place.env).status == 0
+    script = place.script('echo "$1"')
+    other = place.world.file(place.box / "other", "other")
+    for _ in range(RACES):
+        assert place.world.run("eka", "store", "add", other, env=place.env).status == 0
+        for status, out, err in _race(place, script):
+            assert (status, out, err) == (0, b"word\n", b"")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -132,6 +133,17 @@ def test_a_failed_attempt_says_why(environ: dict[str, str]) -> None:
     assert "/no/such/runtime" in attempt(host._replace(runtime="/no/such/runtime"))
     assert attempt(host._replace(proc="hidepid=nonsense")) == "mount /proc: Invalid argument"
     assert "/no/such/cover" in attempt(host._replace(cover=("/no/such/cover",)))
+
+
+def test_the_place_for_temporary_files_may_have_a_long_name(
+    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, long = best(environ), tmp_path / ("x" * 150)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", os.fspath(long))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert attempt(host) == ""
+    assert os.listdir(long) == []
 
 
 def test_options_that_the_kernel_does_not_know_are_left_out(environ: dict[str, str]) -> None:
