@@ -1,8 +1,5 @@
 """Makes a run ready and starts it: bundle into the cache, plan for this host, launch record.
 
-    $XDG_CACHE_HOME/eka/bundle/<digest>/   compiled bundles; any may be deleted when nothing runs
-    $XDG_CACHE_HOME/eka/launch/            launch records (eka.warm, eka.record)
-
 The start itself is `eka.warm.start`: one path for cold and warm.
 """
 
@@ -15,14 +12,15 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from eka import warm
+from eka.bundle_cache import put, tidy_daily
 from eka.config import Settings, cache_dir, config_dir, load_settings
 from eka.fetching import Reach
 from eka.output import Output
 from eka.prepare import Prepared, prepare
 from eka.record import Dependencies, write_record
 from eka.wanted import Wanted
-from eka_runtime.errors import HostError, SandboxDegraded, UsageError
-from eka_runtime.oci.bundle import Bundle, write_bundle
+from eka_runtime.errors import HostError, SandboxDegraded
+from eka_runtime.oci.bundle import Bundle
 from eka_runtime.oci.explain import Reason, objects, table
 from eka_runtime.runtime.enter import Refused
 from eka_runtime.runtime.launch import Plan, default_state_directory, plan, shortfalls
@@ -69,11 +67,11 @@ class Ready(NamedTuple):
     def _written(self) -> Path:
         name = self.bundle.digest().partition("-")[2].translate(_IN_FILE_NAMES)
         place = cache_dir(os.environ) / "bundle" / name
-        if not (place / "config.json").exists():
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_once(self.bundle, place)
+        written = put(self.bundle, place)
         if self.store.writable:
             self.store.roots.add(bundle_root(place, self.prepared.closure, running=True))
+        if written:
+            tidy_daily(cache_dir(os.environ), self.store)
         return place
 
     def notes(self) -> tuple[str, ...]:
@@ -133,6 +131,9 @@ class Ready(NamedTuple):
                 hint="see `eka doctor`",
             ) from error
 
+
+BOOT_ID = b"/proc/sys/kernel/random/boot_id"
+"""Bundles and views are whole as long as this boot lasts; the next start finds what is missing."""
 
 HYBRID_CONTROLLERS = b"/sys/fs/cgroup/unified/cgroup.controllers"
 """What decides whether crun must be kept from a hybrid cgroup tree; it can change at any time."""
@@ -202,17 +203,12 @@ def explain(reasons: Sequence[Reason], notes: Sequence[str], output: Output) -> 
     return 0
 
 
-def write_once(bundle: Bundle, place: Path) -> None:
-    """Many starts may race to write the same bundle; the first wins."""
-    try:
-        write_bundle(bundle, place)
-    except UsageError:
-        if not (place / "config.json").exists():
-            raise
-
-
 def record_launch(
-    flags: Sequence[str], file: str, fingerprint: bytes | tuple[int, ...] | None, ready: Ready
+    flags: Sequence[str],
+    file: str,
+    fingerprint: bytes | tuple[int, ...] | None,
+    ready: Ready,
+    output: Output,
 ) -> bool:
     """Leaves a launch record; False when something was in motion, or the cache is not writable."""
     prepared, settings = ready.prepared, ready.settings
@@ -225,13 +221,18 @@ def record_launch(
             settings.store / "format",
         ),
         # Where control groups can be made depends on the group that this process is in.
-        contents=(HYBRID_CONTROLLERS, *((b"/proc/self/cgroup",) if ready.limited() else ())),
+        contents=(
+            *(BOOT_ID, HYBRID_CONTROLLERS),
+            *((b"/proc/self/cgroup",) if ready.limited() else ()),
+        ),
         places=_bytes(file, *(grant.path for grant in grants)),
         links=_bytes(*prepared.links),
         present=_bytes(*prepared.view_sources, ready.bundle_dir() / "rootfs"),
     )
     words = [os.fsencode(word) for word in flags]
-    return write_record(words, os.fsencode(file), fingerprint, depends, ready.launch())
+    notes = [note.encode(errors="replace") for note in ready.notes() if output.verbosity >= 0]
+    launch = ready.launch() | {"notes": notes}
+    return write_record(words, os.fsencode(file), fingerprint, depends, launch)
 
 
 def _bytes(*paths: str | os.PathLike[str]) -> tuple[bytes, ...]:

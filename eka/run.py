@@ -69,7 +69,7 @@ def run_file(
         if stated.keep:
             output.message(f"bundle: {ready.bundle_dir()}")
         elif ready.prepared.lasting and not flags.directory:
-            record_launch(words, file, fingerprint, ready)
+            record_launch(words, file, fingerprint, ready, output)
         return ready.start(arguments, output)
 
 

@@ -93,4 +93,6 @@ def _publish(source: Path, copy: Path) -> None:
     copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.copyfile(source, fresh)
     fresh.chmod(0o755)
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())  # once per shell; no bundle looks into it again
     os.rename(fresh, copy)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Record = dict[str, Any]
 
-FORMAT = b"eka launch record 2"
+FORMAT = b"eka launch record 3"
 WHOLE_CONTENT = 1 << 20
 """Scripts up to this size are compared by content, larger files by inode, size and times."""
 
@@ -78,6 +78,9 @@ def main() -> NoReturn:
         if record is not None:
             from eka_runtime.runtime.enter import Refused
 
+            for note in record["notes"]:
+                warn(note)
+
             try:
                 status = start(record, arguments)
             except Refused:
@@ -85,6 +88,16 @@ def main() -> NoReturn:
                 cold(argv)
             posix._exit(status)
     cold(argv)
+
+
+def warn(note: bytes) -> None:
+    """As `eka.output` does; who has closed his stderr learns nothing."""
+    paint = posix.isatty(2) and not posix.environ.get(b"NO_COLOR")
+    word = b"\x1b[1;33mwarning\x1b[0m" if paint else b"warning"
+    try:
+        posix.write(2, word + b": " + note + b"\n")
+    except OSError:
+        return
 
 
 def cold(argv: list[bytes]) -> NoReturn:
@@ -144,7 +157,7 @@ def split(argv: list[bytes]) -> tuple[list[bytes], bytes, list[bytes]] | None:
 def load(flags: list[bytes], file: bytes) -> Record | None:
     """The valid record of this start, or None."""
     try:
-        record: Record = marshal.loads(_read_own(record_file(flags, file)))
+        record: Record = marshal.loads(read_own(record_file(flags, file)))
         # First of all: what is found to be there has to stay there while the program runs.
         hold(record["bundle"])
         return record if still_true(record, file) else None
@@ -163,7 +176,8 @@ def hold(bundle: bytes) -> int:
     return descriptor
 
 
-def _read_own(file: bytes) -> bytes:
+def read_own(file: bytes) -> bytes:
+    """Raises OSError, and ValueError for a file that somebody else could have written."""
     with open(file, "rb", buffering=0) as stream:
         status = posix.fstat(stream.fileno())
         # Under sudo, HOME may be another user's: nothing of his is executed.

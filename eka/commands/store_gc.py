@@ -64,6 +64,8 @@ def gc(context: Context, dry_run: bool, older_than: int, most: int | None) -> No
     Safe beside everything else: what runs, what is being added, and what was wanted by those who
     are at work now, stays.
     """
+    from eka.bundle_cache import tidy
+    from eka.config import cache_dir
     from eka_runtime.store.gc import Limits, collect, preview
 
     work = preview if dry_run else collect
@@ -78,6 +80,8 @@ def gc(context: Context, dry_run: bool, older_than: int, most: int | None) -> No
                 update(len(gone), 0)
 
             result = work(store, limits, report)
+            if not dry_run:
+                tidy(cache_dir(os.environ), store)
     _print(context, result, gone, dry_run)
 
 

@@ -28,7 +28,7 @@ from eka_runtime.oci.grants import Grants, within
 from eka_runtime.oci.mounts import PlannedMount, home_mode, inner_home, plan_mounts
 from eka_runtime.oci.profile import Passed, Profile
 from eka_runtime.oci.record import RECORD, blake3_text, bundle_digest, make_record
-from eka_runtime.oci.rootfs import Rootfs, RootfsEntry, write_entries
+from eka_runtime.oci.rootfs import Rootfs, RootfsEntry, holds_entries, write_entries
 from eka_runtime.oci.seccomp import compile_filter, filter_reasons
 from eka_runtime.oci.spec import Capabilities, Rlimit, Root, Spec, User
 from eka_runtime.oci.spec import Process as SpecProcess
@@ -358,7 +358,8 @@ def _identity_reasons(request: BundleRequest, uid: int) -> list[Reason]:
 def write_bundle(bundle: Bundle, dest: Path) -> None:
     """Makes the directory `dest`, whole or not at all; an empty one may be there already.
 
-    Not flushed to disk: a bundle can be compiled again. Raises UsageError if `dest` is taken.
+    Not flushed to disk: a bundle can be compiled again, where `is_whole` says so. Raises UsageError
+    if `dest` is taken.
     """
     taken = UsageError(
         f"`{dest}` is there already and not an empty directory",
@@ -376,6 +377,18 @@ def write_bundle(bundle: Bundle, dest: Path) -> None:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise taken from error
         raise EkaError(f"cannot write the bundle `{dest}`: {error.strerror}") from error
+
+
+def is_whole(bundle: Bundle, dest: Path) -> bool:
+    """Whether all of the bundle is at `dest`; a loss of power may have left less, or less in it.
+
+    Raises OSError.
+    """
+    try:
+        whole = (dest / "config.json").stat().st_size > 0
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return whole and holds_entries(dest / "rootfs", bundle.rootfs)
 
 
 def _fill(bundle: Bundle, fresh: Path) -> None:

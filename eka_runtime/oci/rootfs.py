@@ -11,7 +11,9 @@ import errno
 import os
 import posixpath
 import shutil
+import stat
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -108,6 +110,32 @@ def write_entries(root: Path, entries: Iterable[RootfsEntry]) -> None:
         else:
             _place_host_file(linked.get(entry.text, Path(entry.text)), place)
             linked[entry.text] = place
+
+
+def holds_entries(root: Path, entries: Iterable[RootfsEntry]) -> bool:
+    """Whether everything that `write_entries` makes is there, to the last byte.
+
+    Of host files, which may be large, only the size is compared. Raises OSError for what cannot be
+    read.
+    """
+    return all(map(partial(_is_there, root), entries))
+
+
+def _is_there(root: Path, entry: RootfsEntry) -> bool:
+    place = root / entry.path
+    try:
+        status = place.lstat()
+        if entry.kind == "symlink":
+            return os.readlink(place) == entry.text
+        if entry.kind == "host":
+            return status.st_size == os.stat(entry.text).st_size
+        if stat.S_IMODE(status.st_mode) != entry.mode:
+            return False
+        if entry.kind == "directory":
+            return stat.S_ISDIR(status.st_mode)
+        return place.read_bytes() == entry.text.encode()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES, errno.EOPNOTSUPP)

@@ -191,7 +191,8 @@ def attempt(host: Host) -> str:
     before the host name is set, which some containers deny.)
     """
     done = _start(host, _empty_bundle(host))
-    if os.strerror(errno.ENOEXEC).lower().encode() in done.stderr.lower():
+    reason = os.strerror(errno.ELOOP).lower().encode()
+    if reason in done.stderr.lower() and _PROGRAM.encode() in done.stderr:
         return ""
     return _first_line(done.stderr) or f"ended with status {done.returncode}"
 
@@ -212,11 +213,16 @@ def _takes_bpf(host: Host) -> bool:
 
 
 def _start(host: Host, bundle: dict[str, Any]) -> subprocess.CompletedProcess[bytes]:
-    """Starts a bundle with a program that no kernel executes, as it is empty."""
+    """Starts a bundle whose program is a script that is to be interpreted by itself: ELOOP.
+
+    An empty file would do for a runtime, but an init looks for a shell then: execvp(3).
+    """
     with tempfile.TemporaryDirectory(prefix="eka-probe-") as name:
         place = Path(name)
         (place / "rootfs").mkdir()
-        (place / "rootfs" / _PROGRAM[1:]).touch(mode=0o755)
+        program = place / "rootfs" / _PROGRAM[1:]
+        program.write_text(f"#!{_PROGRAM}\n")
+        program.chmod(0o755)
         planned = plan(bundle, place, host, state=place / "state", terminal=False)
         start = place / "start"
         content: Any = (planned, [_PROGRAM.encode()], [])

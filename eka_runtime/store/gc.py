@@ -21,7 +21,7 @@ import heapq
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,12 +31,12 @@ from eka_runtime.castore.node import decode_entry
 from eka_runtime.castore.removal import remove_tree
 from eka_runtime.errors import StoreError
 from eka_runtime.nix.path import StorePath
+from eka_runtime.store.bundles import claim, discard
 from eka_runtime.store.closure_views import drop_closure_views
 from eka_runtime.store.layout import access_errors, collector_lock, require_own
 from eka_runtime.store.marks import Marks
-from eka_runtime.store.roots import Root, claim, kept
+from eka_runtime.store.roots import Root, kept
 from eka_runtime.store.sweep import (
-    OLD_PREFIX,
     leftovers,
     remove_leftovers,
     retire_checkout,
@@ -168,7 +168,7 @@ class _Collection:
                     self._keep(root.paths)
                     continue
                 try:
-                    _discard(Path(os.fsdecode(root.place)))
+                    discard(Path(os.fsdecode(root.place)))
                     self._store.roots.remove(root.name)
                 finally:
                     os.close(lock)
@@ -314,17 +314,6 @@ def _last_start(root: Root) -> float:
         return os.stat(root.place).st_mtime
     except OSError:
         return 0
-
-
-def _discard(bundle: Path) -> None:
-    if not all(os.path.isfile(bundle / name) for name in ("config.json", "eka.json")):
-        # Whatever the row says, this is no bundle of ours.
-        return
-    # Under another name first: nobody may take for a bundle what is half gone.
-    old = bundle.with_name(f"{OLD_PREFIX}{os.urandom(8).hex()}")
-    with suppress(FileNotFoundError, NotADirectoryError):
-        os.rename(bundle, old)
-    remove_tree(old)
 
 
 def _claim(root: Root) -> int | None:

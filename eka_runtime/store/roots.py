@@ -16,7 +16,6 @@ that somebody is just working with, which epochs protect (`castore/epochs.py`).
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -29,6 +28,7 @@ from typing import Literal, NamedTuple
 from eka_runtime.castore.database import Database
 from eka_runtime.errors import InvalidStorePath, StoreError, UsageError
 from eka_runtime.nix.path import STORE_DIR, StorePath
+from eka_runtime.store.bundles import claim
 
 Kind = Literal["named", "link", "file", "bundle", "run"]
 
@@ -133,17 +133,6 @@ def _kept(root: Root) -> tuple[StorePath, ...] | None:
         return root.paths
     os.close(lock)
     return None
-
-
-def claim(place: bytes) -> int | None:
-    """The exclusive lock on the directory of a cached bundle; None while something runs from it."""
-    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd
 
 
 def path_behind(link: bytes) -> StorePath | None:

@@ -50,7 +50,14 @@ class Place(NamedTuple):
         assert os.fspath(self.world.place) not in mounts
         assert os.listdir(self.env["TMPDIR"]) == []
         assert os.listdir(self.box / "here") == ["script"]
-        assert set(os.listdir(self.cache)) <= {"bundle", "launch", "run", "shell", "host.json"}
+        assert set(os.listdir(self.cache)) <= {
+            "bundle",
+            "launch",
+            "run",
+            "shell",
+            "host.json",
+            "tidied",
+        }
 
     def processes(self) -> list[str]:
         """Those that were started with the variables of this place, or with their names."""

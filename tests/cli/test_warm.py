@@ -177,3 +177,33 @@ def test_a_warm_start_imports_only_what_is_pinned(world: World, recorded: Path, 
     warm = imported(world, "-c", code, str(site), str(recorded), "a", cwd=box)
     assert "eka.warm" in warm
     assert warm - bare <= ALLOWED
+
+
+def test_what_is_not_granted_is_said_at_every_start(world: World, box: Path) -> None:
+    """The working directory is not granted where it is a home, which is worth a word."""
+    script = world.script(box, "true")
+    env = TELLING | {"HOME": os.fspath(box)}
+    first, second = (world.run(script, cwd=box, env=env) for _ in range(2))
+    notes = [line for line in first.err.splitlines() if not line.startswith(b"import time:")]
+    assert len(notes) == 1
+    assert notes[0].startswith(b"warning: ")
+    assert (is_cold(second), second.err.splitlines()) == (False, notes)
+    for _ in range(2):
+        quiet = world.run("eka-run", "-q", script, cwd=box, env={"HOME": os.fspath(box)})
+        assert quiet.err == b""
+
+
+def test_another_boot_is_noticed(world: World, recorded: Path, box: Path) -> None:
+    """What was written before and not synced may be gone: a first start looks, and mends it."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    cache = world.place / "cache" / "eka"
+    for name in records(world):
+        record = cache / "launch" / name
+        data = record.read_bytes()
+        assert data.count(boot) == 1
+        world.file(record, data.replace(boot, boot[::-1]), 0o600)
+    for file in (cache / "bundle").glob("*/rootfs/etc/passwd"):
+        os.truncate(file, 0)
+    done = world.run(recorded, "h", cwd=box, env=TELLING)
+    assert (done.out, is_cold(done)) == (b"one: h\n", True)
+    assert any(file.stat().st_size for file in (cache / "bundle").glob("*/rootfs/etc/passwd"))
