@@ -194,7 +194,7 @@ def test_a_hybrid_tree_with_controllers_is_hidden_from_crun(tmp_path: Path) -> N
     require("crun")
     file = Path("/sys/fs/cgroup/unified/cgroup.controllers")
     if not file.exists():
-        lacking("this host's cgroups are not hybrid")
+        pytest.skip("this host's cgroups are not hybrid, which is no lack")
     fake = tmp_path / "controllers"
     fake.write_text("hugetlb\n")
     words = [require("unshare"), "-Urm", "sh", "-c", 'mount --bind "$1" "$2"; shift 2; exec "$@"']
