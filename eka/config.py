@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from eka_runtime.cache.settings import checked_table
 from eka_runtime.errors import ConfigError
 from eka_runtime.store.addresses import KEYS
 from eka_runtime.store.layout import default_store_dir
@@ -29,7 +30,8 @@ class Settings(NamedTuple):
     "find out".
 
     `record` says whether runs go into the ledger. `services` is the table of that name; snix's
-    variables come on top of it where it is used (`eka_runtime.store.addresses`).
+    variables come on top of it where it is used (`eka_runtime.store.addresses`); `caches` likewise
+    (`eka_runtime.cache.settings`).
     """
 
     store: Path
@@ -39,6 +41,7 @@ class Settings(NamedTuple):
     view: str | None
     origin: Mapping[str, str]
     services: Mapping[str, str]
+    caches: Mapping[str, object]
     record: bool
 
 
@@ -47,6 +50,7 @@ def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> S
     file = config_dir(environ) / "eka.toml"
     data = _from_file(file)
     services = _checked_services(file, data.pop("services", {}))
+    caches = checked_table(file, data.pop("caches", {}))
     record = data.pop("record", False)
     if not isinstance(record, bool):
         raise ConfigError(f"`record` in `{file}` must be true or false")
@@ -66,6 +70,7 @@ def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> S
         values.get("view"),
         origin,
         services,
+        caches,
         record,
     )
 
@@ -111,7 +116,7 @@ def _from_file(file: Path) -> dict[str, object]:
 
 def _checked(file: Path, key: str, value: object) -> str:
     if key not in _KEYS:
-        known = ", ".join(f"`{name}`" for name in (*_KEYS, "record", "services"))
+        known = ", ".join(f"`{name}`" for name in (*_KEYS, "record", "services", "caches"))
         raise ConfigError(f"unknown key `{key}` in `{file}`", hint=f"use one of {known}")
     if not isinstance(value, str) or not value:
         raise ConfigError(f"`{key}` in `{file}` must be a non-empty string")

@@ -1,42 +1,50 @@
-"""What a run can have: the store, and what configured far services can add to it.
+"""What a run can have: the store, and what far services and binary caches can add to it.
 
 A path that is in the store costs nothing here: no configuration is read, nothing is imported,
-nobody is asked. Only for one that is not are the far services looked up, and the path is copied
-with its closure before it is used, by a process of its own (`apart.py`). Out of scope: which
-services those are (`eka_runtime.store.addresses`), how paths come (`eka_runtime.store.incoming`).
+nobody is asked. Only for one that is not are the far services looked up, and after them the binary
+caches; the path is copied with its closure before it is used, by a process of its own (`apart.py`).
+Out of scope: which those are (`eka_runtime.store.addresses`, `eka_runtime.cache.settings`), and how
+paths come (`eka_runtime.store.incoming`, `eka_runtime.cache.fetch`).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from eka.output import Output, human_size
-from eka_runtime.errors import ConfigError, EkaError, PathNotFound, ServiceError
+from eka_runtime.errors import (
+    ConfigError,
+    EkaError,
+    PathNotFound,
+    ServiceError,
+    UntrustedError,
+)
 from eka_runtime.nix.path import StorePath
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
 
 if TYPE_CHECKING:
+    from eka.config import Settings
     from eka.script.scan import Candidate
+    from eka_runtime.cache.settings import CacheSettings
+    from eka_runtime.nix.narinfo import NarInfo
     from eka_runtime.store.addresses import Addresses
     from eka_runtime.store.composition import Services
 
-Check = Callable[[PathInfo, str], None]
+Check = Callable[["PathInfo | NarInfo", str], None]
 
 # UsageError, ConfigError and ServiceError.
 _CANNOT_ASK = (2, 11, 28)
 
 
 class Reach:
-    """`services` is the table of that name in eka.toml; with `offline` nothing is ever fetched."""
+    """With `offline` nothing is ever fetched."""
 
-    def __init__(
-        self, store: Store, services: Mapping[str, str], output: Output, *, offline: bool
-    ) -> None:
+    def __init__(self, store: Store, settings: Settings, output: Output, *, offline: bool) -> None:
         self.store = store
-        self._table = services
+        self._settings = settings
         self._output = output
         self._offline = offline
         self._asked: set[StorePath] = set()
@@ -58,10 +66,11 @@ class Reach:
             raise self._not_found(path, error) from error
 
     def fetch(self, paths: Iterable[StorePath]) -> None:
-        """Makes those valid that far services have and the store has not, with their closures.
+        """Makes those valid that others have and the store has not, with their closures.
 
         Those that nobody has are no error here. Raises ServiceError, UsageError or ConfigError for
-        services that cannot be used, and what `copy_from` raises.
+        places that cannot be used, UntrustedError for what nobody trusted has signed, and what
+        fetching raises.
         """
         absent = {path for path in paths if self.store.paths.get(path) is None} - self._asked
         if absent:
@@ -77,7 +86,7 @@ class Reach:
             # Of several mentions the longest surely has the whole name.
             mentions = sorted(candidates, key=lambda one: len(one.text))
             self._fetch({one.hash: StorePath(one.hash, one.text) for one in mentions})
-        except ServiceError as error:
+        except (ServiceError, UntrustedError) as error:
             if required:
                 raise
             self._output.warning(str(error))
@@ -87,11 +96,11 @@ class Reach:
         if self._offline:
             return
         try:
-            if addresses := self._addresses():
+            if places := self._places():
                 from eka.apart import run_apart
 
                 check = self._expected
-                run_apart(lambda: _fetch(self.store, addresses, wanted, self._output, check))
+                run_apart(lambda: _fetch(self.store, places, wanted, self._output, check))
         except EkaError as error:
             if error.exit_code not in _CANNOT_ASK:
                 raise
@@ -100,29 +109,68 @@ class Reach:
                 f"`{subject}` is not in the store, and cannot be fetched: {error}", hint=error.hint
             ) from error
 
-    def _addresses(self) -> Addresses | None:
+    def _places(self) -> _Places | None:
+        from eka.caching import caches_in_force
         from eka_runtime.store.addresses import configured
 
-        return configured(os.environ, self._table)
+        places = _Places(
+            configured(os.environ, self._settings.services), caches_in_force(self._settings)
+        )
+        return places if places.addresses or places.caches.substituters else None
 
     def _not_found(self, path: StorePath, error: PathNotFound) -> PathNotFound:
         try:
-            addresses = self._addresses()
+            places = self._places()
         except ConfigError:
             # Only under --offline, where nobody would have been asked in any case.
             return error
-        if addresses is None:
-            return error
+        if places is None:
+            return PathNotFound(
+                str(error), hint=f"{error.hint}, or name a binary cache: {_NAME_IT}"
+            )
         if self._offline:
-            hint = f"without `--offline` it would be looked for in {addresses}"
+            hint = f"without `--offline` it would be looked for in {places}"
             return PathNotFound(str(error), hint=hint)
         return PathNotFound(
-            f"`{path}` is neither in the store `{self.store.root}` nor in {addresses}",
+            f"`{path}` is neither in the store `{self.store.root}` nor in {places}",
             hint="check the spelling, or bring it there with `eka store copy --to URL PATH`",
         )
 
 
+_NAME_IT = "`substituters` in the table [caches] of eka.toml, or EKA_SUBSTITUTERS"
+
+
+class _Places(NamedTuple):
+    """Where to look, in this order."""
+
+    addresses: Addresses | None
+    caches: CacheSettings
+
+    def __str__(self) -> str:
+        return ", ".join(str(place) for place in self if str(place or ""))
+
+
 def _fetch(
+    store: Store,
+    places: _Places,
+    wanted: Mapping[str, StorePath],
+    output: Output,
+    check: Check | None,
+) -> None:
+    # The caller's connections to its database must not be used in another process.
+    with Store.open(store.root) as here:
+        if places.addresses:
+            _from_services(here, places.addresses, wanted, output, check)
+            wanted = {
+                digits: path
+                for digits, path in wanted.items()
+                if here.paths.by_hash(digits) is None
+            }
+        if places.caches.substituters and wanted:
+            _from_caches(here, places.caches, wanted, output, check)
+
+
+def _from_services(
     store: Store,
     addresses: Addresses,
     wanted: Mapping[str, StorePath],
@@ -133,9 +181,8 @@ def _fetch(
     from eka_runtime.store.copying import missing_here
     from eka_runtime.store.incoming import copy_from
 
-    # The caller's connections to its database must not be used in another process.
-    with Store.open(store.root) as here, open_services(addresses) as far:
-        infos = missing_here(here, far, _look_up(far, wanted))
+    with open_services(addresses) as far:
+        infos = missing_here(store, far, _look_up(far, wanted))
         if check:
             for info in infos:
                 check(info, far.name)
@@ -143,7 +190,7 @@ def _fetch(
             size = human_size(sum(info.nar_size for info in infos))
             output.message(f"fetching {counted(len(infos))} ({size}) from {far.name}")
             with output.progress("fetching", total=len(infos)) as update:
-                copy_from(here, far, infos, progress=update)
+                copy_from(store, far, infos, progress=update)
 
 
 def _look_up(far: Services, wanted: Mapping[str, StorePath]) -> list[StorePath]:
@@ -156,6 +203,32 @@ def _look_up(far: Services, wanted: Mapping[str, StorePath]) -> list[StorePath]:
             for info, path in zip(found, wanted.values(), strict=True)
             if info is not None and path.name.startswith(info.path.name)
         ]
+
+
+def _from_caches(
+    store: Store,
+    settings: CacheSettings,
+    wanted: Mapping[str, StorePath],
+    output: Output,
+    check: Check | None,
+) -> None:
+    from eka.caching import describe, fetch_plan, open_caches
+
+    with open_caches(settings, output) as caches:
+        plan = caches.plan(store, {d: _named_like(path) for d, path in wanted.items()})
+        if check:
+            for found in plan.found:
+                check(found.info, found.cache.name)
+        # After the lock had its say, which is more to the point.
+        if trouble := next(filter(None, plan.absent.values()), None):
+            raise trouble
+        if plan.found:
+            output.message(f"fetching {describe(plan)}")
+            fetch_plan(store, caches, plan, output)
+
+
+def _named_like(path: StorePath) -> Callable[[NarInfo], bool]:
+    return lambda info: path.name.startswith(info.path.name)
 
 
 def counted(paths: int) -> str:

@@ -159,7 +159,7 @@ def get_ready(
     settings = settings._replace(record=settings.record or record)
     host = probe(environ=_for_probe(settings))
     with Store.open(settings.store) as store:
-        reach = Reach(store, settings.services, output, offline=offline)
+        reach = Reach(store, settings, output, offline=offline)
         wanted, more = ask(reach)
         prepared = prepare(wanted, settings, reach, root_inside(host))
         yield Ready(prepared, settings, host, store), more

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from eka.fetching import Reach
 from eka.packages import PackageRef
@@ -23,6 +23,9 @@ from eka.script.scan import Candidate, resolve, scan
 from eka_runtime.errors import HashMismatch, LockError
 from eka_runtime.linux.elf import is_elf
 from eka_runtime.store.pathinfo import PathInfo
+
+if TYPE_CHECKING:
+    from eka_runtime.nix.narinfo import NarInfo
 
 
 class Statement(NamedTuple):
@@ -76,7 +79,7 @@ class Locked(NamedTuple):
                 hint=f"renew it with `{self.renewal}`",
             )
 
-    def check_path(self, info: PathInfo, where: str) -> None:
+    def check_path(self, info: PathInfo | NarInfo, where: str) -> None:
         """Raises LockError for a path that was not locked, HashMismatch for other contents."""
         locked, found = self.lock.closure.get(info.path), Content.of(info)
         if locked is None:

@@ -25,7 +25,8 @@ and shells give them; a program's own status passes through untouched.
     │   ├── StoreFormatError 23    unknown or newer store format
     │   ├── StoreAccessError 24    disk full, read-only, permission
     │   ├── StoreCorrupt 25        content does not match its digest
-    │   └── HashMismatch 26        stated and computed hash differ
+    │   ├── HashMismatch 26        stated and computed hash differ
+    │   └── UntrustedError 27      no trusted key has signed it
     ├── ServiceError 28            another store or service cannot be reached, or answers wrongly
     ├── ProfileError 40            bundles/*.toml
     ├── SpecError 41               config.json that is not a valid OCI runtime spec
@@ -136,6 +137,10 @@ class StoreCorrupt(StoreError):
 
 class HashMismatch(StoreError):
     exit_code = 26
+
+
+class UntrustedError(StoreError):
+    exit_code = 27
 
 
 class ServiceError(EkaError):

@@ -36,7 +36,7 @@ def command(
     words = [word for value in package for word in ("-p", value)]
     flags, _ = parse_flags([*words, *(["-i", interpreter] if interpreter else [])])
     with context.open_store() as store:
-        reach = Reach(store, context.settings().services, context.output, offline=context.offline)
+        reach = Reach(store, context.settings(), context.output, offline=context.offline)
         made = locking.draft(file, flags, reach)
         if check:
             locking.check(made)

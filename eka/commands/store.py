@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eka.commands import store_copy, store_gc, store_mount, store_serve, store_show, store_verify
+from eka.commands import (
+    store_copy,
+    store_gc,
+    store_mount,
+    store_serve,
+    store_show,
+    store_sign,
+    store_verify,
+)
 from eka.completing import files, store_paths, store_places
 from eka.context import Context
 
@@ -124,5 +132,7 @@ for _command in (
     store_copy.copy,
     store_serve.serve,
     store_mount.mount,
+    store_sign.sign,
+    store_sign.key,
 ):
     group.add_command(_command)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,6 +28,9 @@ from eka_runtime.nix.hashes import NixHash, parse_hash
 from eka_runtime.nix.path import StorePath
 from eka_runtime.oci.spec_base import canonical_json
 from eka_runtime.store.pathinfo import PathInfo
+
+if TYPE_CHECKING:
+    from eka_runtime.nix.narinfo import NarInfo
 
 FORMAT = "eka script lock 1"
 SIZE_LIMIT = 1 << 24
@@ -76,7 +79,7 @@ class Content(NamedTuple):
     nar_size: int
 
     @classmethod
-    def of(cls, info: PathInfo) -> Content:
+    def of(cls, info: PathInfo | NarInfo) -> Content:
         return cls(info.nar_hash, info.nar_size)
 
     def sri(self) -> str:

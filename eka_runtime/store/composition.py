@@ -54,8 +54,9 @@ _ABSENT = {
     "redb": "redb files can be read by snix only",
     "redb+memory": "eka has `memory:`",
     "bigtable": "eka has no Bigtable client",
-    "nix": "binary caches over HTTP come with a later version of eka",
-    "keyfile-signing": "signing comes with a later version of eka",
+    "nix": "binary caches of Nix are no services: write them without `nix+`, for `eka store copy`"
+    " or `substituters` in the table [caches] of eka.toml",
+    "keyfile-signing": "sign with `eka store sign`",
     "priority": "eka has `cache`, of two services",
     "lru": "eka has `memory`",
 }
@@ -112,8 +113,9 @@ def unusable(url: str, what: str) -> UsageError:
         return UsageError(f"`{url}` is no {what} for eka: {_ABSENT[scheme]}", hint=_known())
     if scheme in ("http", "https", "s3", "gs"):
         return UsageError(
-            f"`{url}` would be a binary cache, which a later version of eka can use",
-            hint=f"for a snix object store write `objectstore+{url}`",
+            f"`{url}` would be a binary cache of Nix, which is no {what}",
+            hint=f"for a snix object store write `objectstore+{url}`; binary caches go into"
+            " `substituters` in the table [caches] of eka.toml",
         )
     return UsageError(f"`{url}` is not the address of a {what}", hint=_known())
 

@@ -105,14 +105,14 @@ def _absent(
 ) -> list[StorePath]:
     """Those to be looked for: a path that is valid here has its closure here."""
     new = [path for path in candidates if path not in asked_by]
-    here = _kept_here(store, new)
+    here = kept_here(store, new)
     absent = [path for path in new if path not in here]
     asked_by.update((path, candidates[path]) for path in absent)
     return absent
 
 
-def _kept_here(store: Store, paths: list[StorePath]) -> set[StorePath]:
-    """Those that are valid here, and from now on wanted."""
+def kept_here(store: Store, paths: list[StorePath]) -> set[StorePath]:
+    """Those that are valid here, and from now on wanted, so that no collection takes them."""
     while True:
         here = {path for path in paths if store.paths.get(path) is not None}
         if not store.writable:

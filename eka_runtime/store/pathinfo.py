@@ -179,16 +179,18 @@ class PathInfos:
         conn.executemany("INSERT INTO signature VALUES (?, ?)", signatures)
         return True
 
-    def add_signatures(self, path: StorePath, signatures: Iterable[str]) -> None:
-        """Beside those that are there. Raises PathNotFound."""
+    def add_signatures(self, path: StorePath, signatures: Iterable[str]) -> int:
+        """Beside those that are there; returns how many are new. Raises PathNotFound."""
         with self._database.transaction() as conn:
             row = conn.execute("SELECT id FROM path WHERE hash = ? AND name = ?", path).fetchone()
             if row is None:
                 raise PathNotFound(f"`{path}` is not in the store", hint="add it first")
+            before = conn.total_changes
             conn.executemany(
                 "INSERT OR IGNORE INTO signature VALUES (?, ?)",
                 [(row[0], signature) for signature in set(signatures)],
             )
+            return conn.total_changes - before
 
     def touch(self, paths: Iterable[StorePath]) -> None:
         """Keeps paths from being collected while this process has the store open.

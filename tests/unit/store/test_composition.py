@@ -189,7 +189,7 @@ def test_a_composition_that_is_not_there(tmp_path: Path) -> None:
         ("ftp://x", "is not the address of a blob service", "objectstore+s3://"),
         ("https://cache.nixos.org", "would be a binary cache", "objectstore+https://cache"),
         ("s3://bucket", "would be a binary cache", "objectstore+s3://bucket"),
-        ("nix+https://cache.nixos.org", "binary caches over HTTP come with a later", "grpc+"),
+        ("nix+https://cache.nixos.org", "binary caches of Nix are no services", "grpc+"),
         ("redb:/x", "read by snix only", "snix-store daemon"),
         ("redb+memory:", "eka has `memory:`", "objectstore+"),
         ("bigtable://x", "no Bigtable", "snix-store daemon"),

@@ -1,0 +1,67 @@
+"""Threads that wait for the network, many at once, and report to the one who plans.
+
+Not a ThreadPoolExecutor, because the interpreter waits for the threads of those at its end, and a
+far host may never answer: these die with the process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Generic, NamedTuple, TypeVar
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+
+class Report(NamedTuple, Generic[K, T]):
+    """What a job returned, or the error it raised."""
+
+    key: K
+    result: T | None
+    error: BaseException | None
+
+
+class Crew(Generic[K, T]):
+    """At most `size` threads, started as they are needed; a context manager that waits for none."""
+
+    def __init__(self, size: int, name: str) -> None:
+        self._size = size
+        self._name = name
+        self._jobs: SimpleQueue[tuple[K, Callable[[], T]] | None] = SimpleQueue()
+        self._reports: SimpleQueue[Report[K, T]] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self.busy = 0
+
+    def __enter__(self) -> Crew[K, T]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    def submit(self, key: K, job: Callable[[], T]) -> None:
+        self.busy += 1
+        self._jobs.put((key, job))
+        if len(self._threads) < min(self.busy, self._size):
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def next(self, seconds: float | None = None) -> Report[K, T] | None:
+        """The next report, in the order in which jobs end; None when there is none in time."""
+        try:
+            report = self._reports.get(timeout=seconds)
+        except Empty:
+            return None
+        self.busy -= 1
+        return report
+
+    def _run(self) -> None:
+        while item := self._jobs.get():
+            key, job = item
+            try:
+                self._reports.put(Report(key, job(), None))
+            except BaseException as error:
+                self._reports.put(Report(key, None, error))
