@@ -31,6 +31,11 @@ COMMANDS = {
     "lock": ("eka.commands.lock", "command", "Pin what a script uses in FILE.lock, or check it"),
     "explain": ("eka.commands.explain", "command", "Say what a run may see, and who asked for it"),
     "bundle": ("eka.commands.bundle", "group", "Create, show, validate and compare OCI bundles"),
+    "export": (
+        "eka.commands.export",
+        "command",
+        "Write an image, root file system or bundle for others",
+    ),
     "store": ("eka.commands.store", "group", "Add, import, look into and check the store"),
     "daemon": ("eka.commands.daemon", "command", "Serve the store to Nix, in its own protocol"),
     "log": ("eka.commands.log", "command", "Show what ran, from the ledger"),

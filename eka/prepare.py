@@ -31,6 +31,10 @@ from eka_runtime.oci.profile import load_profile
 from eka_runtime.runtime.probe import overlay_obstacle
 from eka_runtime.store.roots import root_for
 from eka_runtime.view.choose import show
+from eka_runtime.view.plan import ViewPlan
+
+CONTAINED = "contained"
+"""What stands for a view where the store paths are part of the rootfs."""
 
 
 class Prepared(NamedTuple):
@@ -49,13 +53,22 @@ class Prepared(NamedTuple):
     subject: str
 
 
-def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool) -> Prepared:
+def prepare(
+    wanted: Wanted,
+    settings: Settings,
+    reach: Reach,
+    root_inside: bool,
+    *,
+    contained: bool = False,
+) -> Prepared:
     """Raises what resolving, finding and granting raise.
 
-    The store gains checkouts, and the packages that it lacked and far services had.
+    The store gains checkouts, and the packages that it lacked and far services had. A bundle that
+    is to be `contained` has the closure in its rootfs, where the caller puts it, and shows no
+    working directory.
     """
-    cwd = working_directory()
-    programs, packages = _programs(wanted, reach)
+    cwd = "/" if contained else working_directory()
+    programs, packages = gather(wanted, reach)
     shell = find_shell(programs, settings)
     caller = current_caller()
     profile = load_profile(wanted.profile)
@@ -72,13 +85,13 @@ def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool)
         base=Path(cwd),
         home=caller.home,
         cwd=cwd,
-        grant_cwd=profile.grant_cwd,
+        grant_cwd=profile.grant_cwd and not contained,
         script=wanted.script,
         own=[os.fspath(place(os.environ)) for place in (cache_dir, config_dir, state_dir)],
         hidden=[os.fspath(settings.store)],
     )
     grants, kept = _with_home(grants, wanted, caller)
-    words = _words(wanted, programs)
+    words = words_of(wanted, programs)
     if words[:1] == (SH,):
         require_shell(shell)
     store = reach.store
@@ -89,19 +102,15 @@ def prepare(wanted: Wanted, settings: Settings, reach: Reach, root_inside: bool)
         store.paths.touch(info.path for info in programs.closure.values())
         if wanted.lock and programs.closure:
             store.roots.add(root_for(wanted.lock.file, None))
-    view = show(
-        store,
-        list(programs.closure.values()),
-        wanted.view or settings.view or "auto",
-        overlay_obstacle,
-    )
+    view = ViewPlan(CONTAINED, (), ())
+    if not contained:
+        strategy = wanted.view or settings.view or "auto"
+        view = show(store, list(programs.closure.values()), strategy, overlay_obstacle)
     request = BundleRequest(
         profile=profile,
         view=view,
         closure=tuple(info.path for info in programs.closure.values()),
-        process=Process(
-            _with_file(words, wanted), _environment(programs), cwd, False, warm.umask()
-        ),
+        process=Process(_with_file(words, wanted), search_path(programs), cwd, False, warm.umask()),
         grants=grants,
         caller=caller,
         shell=shell.files,
@@ -209,7 +218,7 @@ def current_caller() -> Caller:
     return Caller(uid, gid, user, group, os.path.normpath(home))
 
 
-def _programs(wanted: Wanted, reach: Reach) -> tuple[Programs, dict[str, str]]:
+def gather(wanted: Wanted, reach: Reach) -> tuple[Programs, dict[str, str]]:
     """The packages with their closure, and who asked for each package."""
     stated = resolve_packages(wanted.packages, reach)
     store = reach.store
@@ -224,7 +233,7 @@ def _programs(wanted: Wanted, reach: Reach) -> tuple[Programs, dict[str, str]]:
     return Programs(store, packages, closure), asked
 
 
-def _words(wanted: Wanted, programs: Programs) -> tuple[str, ...]:
+def words_of(wanted: Wanted, programs: Programs) -> tuple[str, ...]:
     if wanted.program is None:
         return (programs.main_program(wanted.main),) if wanted.main else (SH,)
     if not wanted.program.words:
@@ -237,6 +246,6 @@ def _words(wanted: Wanted, programs: Programs) -> tuple[str, ...]:
     return (first, *rest)
 
 
-def _environment(programs: Programs) -> tuple[tuple[str, str], ...]:
+def search_path(programs: Programs) -> tuple[tuple[str, str], ...]:
     # /bin and /usr/bin hold nothing but sh and env; they come last so that packages win.
     return (("PATH", ":".join([*programs.search_path(), "/bin", "/usr/bin"])),)

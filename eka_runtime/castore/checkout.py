@@ -127,14 +127,17 @@ def checkout(
     directories: DirectoryService,
     *,
     link: Linker | None,
+    canonical: bool = False,
 ) -> None:
     """Makes `node` at `dest`, which must not exist, and whose parent must.
 
     With a Linker, blobs that are local are linked to and must lie on the file system of `dest`.
+    Without, copies have the modes and times that views have if they are to be `canonical`.
     Raises StoreCorrupt when something is missing or has another size, otherwise OSError; what was
     made up to then is left to the caller.
     """
-    maker = _Copier(blobs) if link is None else _Linking(blobs, link)
+    copier = _Canonical if canonical else _Copier
+    maker = copier(blobs) if link is None else _Linking(blobs, link)
     descent = Descent()
     levels: list[Iterator[tuple[bytes, Node]]] = [iter([(os.fsencode(dest), node)])]
     try:
@@ -178,15 +181,32 @@ class _Copier:
         try:
             with require_blob(self._blobs, node.digest) as reader:
                 _copy(reader, fd, node)
-            os.fchmod(fd, 0o755 if node.executable else 0o644)
+            self._finish_file(fd, node)
         finally:
             os.close(fd)
+
+    def _finish_file(self, fd: int, node: FileNode) -> None:
+        os.fchmod(fd, 0o755 if node.executable else 0o644)
 
     def finish_symlink(self, name: bytes, dir_fd: int | None) -> None:
         pass
 
     def finish_directory(self, fd: int) -> None:
         os.fchmod(fd, 0o755)
+
+
+class _Canonical(_Copier):
+    """Independent files with the metadata that hard links have."""
+
+    def _finish_file(self, fd: int, node: FileNode) -> None:
+        finish(fd, node.executable)
+
+    def finish_symlink(self, name: bytes, dir_fd: int | None) -> None:
+        os.utime(name, ns=_TIMES, dir_fd=dir_fd, follow_symlinks=False)
+
+    def finish_directory(self, fd: int) -> None:
+        os.fchmod(fd, DIRECTORY_MODE)
+        os.utime(fd, ns=_TIMES)
 
 
 class _Linking:

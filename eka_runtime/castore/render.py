@@ -42,14 +42,14 @@ def write_nar(node: Node, blobs: BlobService, directories: DirectoryService, wri
     Part of the NAR may have been written then.
     """
     sink = NarWriter(write)
-    levels = [_with_contents([(b"", node)], blobs)]
+    levels = [with_contents([(b"", node)], blobs)]
     while levels:
         for name, child, data in levels[-1]:
             if data is not None:
                 sink.file_data(name, _executable(child), data)
             elif isinstance(child, DirectoryNode):
                 sink.directory(name)
-                levels.append(_with_contents(_entries(child, directories), blobs))
+                levels.append(with_contents(directory_entries(child, directories), blobs))
                 break
             elif isinstance(child, SymlinkNode):
                 sink.symlink(name, child.target)
@@ -74,14 +74,15 @@ def nar_of(node: Node, blobs: BlobService, directories: DirectoryService) -> byt
     return b"".join(parts)
 
 
-def _entries(node: DirectoryNode, directories: DirectoryService) -> Sequence[Entry]:
+def directory_entries(node: DirectoryNode, directories: DirectoryService) -> Sequence[Entry]:
+    """Raises StoreCorrupt when it is missing or has another size than `node` says."""
     directory = require_directory(directories, node.digest)
     if directory.size != node.size:
         raise StoreCorrupt(f"directory {node.digest} has size {directory.size}, not {node.size}")
     return directory.entries
 
 
-def _with_contents(
+def with_contents(
     entries: Sequence[Entry], blobs: BlobService
 ) -> Iterator[tuple[bytes, Node, bytes | None]]:
     """Adds the contents of small files where they are had at once; None for everything else."""

@@ -94,8 +94,11 @@ def _parts(path: str) -> list[str]:
     return path.split("/")
 
 
-def write_entries(root: Path, entries: Iterable[RootfsEntry]) -> None:
-    """Makes the entries below `root`, whatever the umask. Raises OSError and ShellMissing."""
+def write_entries(root: Path, entries: Iterable[RootfsEntry], *, copy: bool = False) -> None:
+    """Makes the entries below `root`, whatever the umask. Raises OSError and ShellMissing.
+
+    Files of the host are linked to, or copied where that is not possible, or where it is asked for.
+    """
     linked: dict[str, Path] = {}
     for entry in entries:
         place = root / entry.path
@@ -108,7 +111,7 @@ def write_entries(root: Path, entries: Iterable[RootfsEntry]) -> None:
             place.write_text(entry.text, "utf-8", newline="")
             place.chmod(entry.mode)
         else:
-            _place_host_file(linked.get(entry.text, Path(entry.text)), place)
+            _place_host_file(linked.get(entry.text, Path(entry.text)), place, copy)
             linked[entry.text] = place
 
 
@@ -141,7 +144,7 @@ def _is_there(root: Path, entry: RootfsEntry) -> bool:
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES, errno.EOPNOTSUPP)
 
 
-def _place_host_file(source: Path, place: Path) -> None:
+def _place_host_file(source: Path, place: Path, copy: bool) -> None:
     try:
         real = source.resolve(strict=True)
     except OSError as error:
@@ -150,10 +153,12 @@ def _place_host_file(source: Path, place: Path) -> None:
             hint="choose another static shell",
         ) from error
     try:
-        os.link(real, place)
+        if not copy:
+            os.link(real, place)
+            return
     except OSError as error:
         # EPERM is also what fs.protected_hardlinks answers for another user's file.
         if error.errno not in _CANNOT_LINK:
             raise
-        shutil.copyfile(real, place)
-        place.chmod(0o755)
+    shutil.copyfile(real, place)
+    place.chmod(0o755)

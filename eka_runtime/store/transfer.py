@@ -129,7 +129,7 @@ def restore(store: Store, node: Node, dest: Path) -> None:
         raise UsageError(f"`{dest}` exists already", hint="name a path that does not exist")
     fresh = dest.parent / f".eka-{os.urandom(8).hex()}"
     try:
-        checkout(node, fresh, _Verified(store.blobs), store.directories, link=None)
+        checkout(node, fresh, Verified(store.blobs), store.directories, link=None)
         os.rename(fresh, dest)
     except OSError as error:
         raise UsageError(f"cannot write `{dest}`: {error.strerror}") from error
@@ -137,7 +137,7 @@ def restore(store: Store, node: Node, dest: Path) -> None:
         remove_tree(fresh)
 
 
-class _Verified(NamedTuple):
+class Verified(NamedTuple):
     """A BlobService that gives out nothing damaged, at the price of reading it twice."""
 
     blobs: LocalBlobs

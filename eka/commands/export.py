@@ -1,0 +1,79 @@
+"""`eka export`: a target for podman, docker, Kubernetes, or a host that has nothing of the kind."""
+
+from __future__ import annotations
+
+import click
+
+from eka.commands.grants import Asked, grant_options
+from eka.completing import packages
+from eka.context import Context
+
+FORMATS = ("oci-archive", "oci-dir", "docker-archive", "rootfs", "bundle")
+
+
+@click.command(context_settings={"allow_interspersed_args": True})
+@click.option("-o", "--output", metavar="OUT", help="File or directory to make; `-` is stdout.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True)
+@click.option("--tag", metavar="NAME", help="Name of the image, `[HOST/]REPOSITORY[:TAG]`.")
+@click.option(
+    "--compression",
+    type=click.Choice(("none", "gzip", "zstd")),
+    help="Of layers; default none, so that digests are the same everywhere.",
+)
+@click.option("--max-layers", type=int, metavar="N", help="At most so many layers of store paths.")
+@click.option(
+    "--share-with",
+    multiple=True,
+    metavar="TARGET",
+    shell_complete=packages,
+    help="Plan layers together with another target's, to share all they have in common.",
+)
+@click.option("--plan", is_flag=True, help="Show the layers, and write nothing.")
+@click.option("--user", default="0:0", metavar="UID[:GID]", help="Who runs it; default root.")
+@click.option("--label", multiple=True, metavar="NAME=V", help="Add a label.")
+@click.option("--platform", metavar="OS/ARCH", help="Say what it is for; default: as its programs.")
+@click.option("--no-shell", is_flag=True, help="No /bin/sh of this host's.")
+@click.argument("target", shell_complete=packages)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…")
+@grant_options
+@click.pass_obj
+def command(
+    context: Context,
+    asked: Asked,
+    output: str | None,
+    form: str,
+    tag: str | None,
+    compression: str | None,
+    max_layers: int | None,
+    share_with: tuple[str, ...],
+    plan: bool,
+    user: str,
+    label: tuple[str, ...],
+    platform: str | None,
+    no_shell: bool,
+    target: str,
+    arguments: tuple[str, ...],
+) -> None:
+    """Write TARGET with all it needs as an image, a root file system or a bundle.
+
+    `podman run oci-archive:OUT`, `podman load -i OUT`, `docker load -i OUT` or
+    `podman run --rootfs OUT` start it without eka. ARGs are its default arguments.
+    """
+    from eka.exported import Request, export
+
+    request = Request(
+        target=target,
+        arguments=arguments,
+        flags=asked.flags(),
+        output=output,
+        form=form,
+        tag=tag,
+        compression=compression,
+        max_layers=max_layers,
+        share_with=share_with,
+        user=user,
+        labels=label,
+        platform=platform,
+        shell=not no_shell,
+    )
+    export(context, request, plan=plan)
