@@ -120,4 +120,4 @@ def command(context: Context, shell: str) -> None:
     context.output.data(kind(cli, {}, "eka", EKA).source())
     # click's scripts ask the very program that they complete.
     script = kind(cli, {}, "eka-run", EKA_RUN).source()
-    context.output.data(script.replace(f"{shell}_complete eka-run)", f"{shell}_complete eka)"))
+    context.output.data(script.replace(" eka-run)", " eka)"))

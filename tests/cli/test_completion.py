@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,13 @@ SHELLS = {
         ["--norc", "--noprofile", "-i"],
         "bind 'set enable-bracketed-paste off'; bind 'set bell-style none'",
     ),
+    "zsh": (
+        ["-f", "-i"],
+        "unsetopt zle_bracketed_paste; bindkey -e; autoload -U compinit; compinit -uD",
+    ),
 }
+# Nobody needs zsh or fish for anything else here: they are tested where they are installed.
+PRESENT = ["bash", *filter(shutil.which, ["zsh", "fish"])]
 # ^A goes to the beginning of the line: what was completed is printed word by word, not run.
 SHOW = b"\x01printf '<%s>' \x05 END\n"
 
@@ -41,7 +48,7 @@ def completed(terminal: Terminal, line: str) -> list[str]:
     return seen.rpartition("\n")[2].removeprefix("<").removesuffix("><END>").split("><")
 
 
-@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("shell", PRESENT)
 def test_words_are_completed(world: World, box: Path, shell: str) -> None:
     script = world.script(box, "true")
     (box / "result").symlink_to(world.greet)
@@ -69,9 +76,27 @@ def test_words_are_completed(world: World, box: Path, shell: str) -> None:
             ("eka --color=al", ["eka", "--color=always"]),
             (f"eka-run --package={busybox[:-3]}", ["eka-run", f"--package={busybox}"]),
         ]
+    if shell == "fish":
+        check_fish(world, script.parent, lines)
+        return
     with at_prompt(world, shell, script.parent) as terminal:
         for line, words in lines:
             assert completed(terminal, line) == words, line
+
+
+def check_fish(world: World, place: Path, lines: list[tuple[str, list[str]]]) -> None:
+    """It says what it would complete, without a terminal."""
+    asked = "; ".join(f"echo ' {line}'; complete -C '{line}'" for line, _ in lines)
+    words = ("fish", "--no-config", "-c", f"eka completion fish | source; {asked}")
+    offered: dict[str, set[str]] = {}
+    for shown in world.run(*words, cwd=place).out.decode().splitlines():
+        if shown.startswith(" "):
+            found = offered.setdefault(shown[1:], set())
+        else:
+            found.add(shown.split("\t")[0])
+    for line, expected in lines:
+        if expected != line.split():
+            assert expected[-1] in offered[line], line
 
 
 def test_without_a_store_nothing_is_offered(world: World, box: Path) -> None:
@@ -100,4 +125,4 @@ def test_a_script_completes_both_programs(world: World, shell: str) -> None:
     assert b"_EKA_COMPLETE" in done.out
     assert b"_EKA_RUN_COMPLETE" in done.out
     # Asked itself, eka-run would look for a FILE.
-    assert b"_complete eka-run" not in done.out
+    assert b" eka-run)" not in done.out
