@@ -23,7 +23,8 @@ from eka_runtime.errors import HostError, SandboxDegraded
 from eka_runtime.oci.bundle import Bundle
 from eka_runtime.oci.explain import Reason, objects, table
 from eka_runtime.runtime.enter import Refused
-from eka_runtime.runtime.launch import Plan, default_state_directory, plan, shortfalls
+from eka_runtime.runtime.launch import default_state_directory, plan, shortfalls
+from eka_runtime.runtime.planned import Plan
 from eka_runtime.runtime.probe import Host, probe
 from eka_runtime.store.roots import bundle_root
 from eka_runtime.store.store import Store

@@ -80,7 +80,7 @@ def answer_for_eka_run(instruction: str) -> int:
 
 def eka_run() -> click.Command:
     """What `eka-run` takes, for completion only."""
-    from eka.cli import with_common_options
+    from eka.common_options import with_common_options
     from eka.script.flags import FLAGS
 
     command = click.Command(
@@ -112,12 +112,12 @@ def command(context: Context, shell: str) -> None:
     bash: `source <(eka completion bash)`; zsh: the same, after compinit; fish:
     `eka completion fish | source`.
     """
-    from eka.cli import cli
-
     register()
     kind = get_completion_class(shell)
     assert kind is not None  # click knows all three
-    context.output.data(kind(cli, {}, "eka", EKA).source())
+    # The scripts hold names only; what there is to complete is asked at each Tab.
+    command = click.Command("eka")
+    context.output.data(kind(command, {}, "eka", EKA).source())
     # click's scripts ask the very program that they complete.
-    script = kind(cli, {}, "eka-run", EKA_RUN).source()
+    script = kind(command, {}, "eka-run", EKA_RUN).source()
     context.output.data(script.replace(" eka-run)", " eka)"))

@@ -22,7 +22,7 @@ from select import POLLIN, POLLOUT, poll
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from eka_runtime.runtime.enter import Launch
+    from eka_runtime.runtime.planned import Launcher
 
 _SFD_FLAGS = posix.O_CLOEXEC | posix.O_NONBLOCK
 _SIGINFO = 128  # sizeof(struct signalfd_siginfo): signo, errno and code are its first words
@@ -44,7 +44,7 @@ class Console:
         self._typed = b""  # read from the caller, not yet taken by the program
         self._saved: list[int | list[bytes | int]] | None = None
 
-    def run(self, launch: Launch) -> None:
+    def run(self, launch: Launcher) -> None:
         """Returns when the child is gone and all its output is written."""
         signals = _signal_fd(launch)
         try:
@@ -55,7 +55,7 @@ class Console:
         finally:
             self.suspend()
 
-    def _turn(self, launch: Launch, signals: int) -> bool:
+    def _turn(self, launch: Launcher, signals: int) -> bool:
         ready = dict(self._watch(signals).poll())
         if self._listener and self._listener.fileno() in ready:
             self._connect(self._listener)
@@ -98,7 +98,7 @@ class Console:
             posix.set_blocking(self._master, False)
             self.resume()
 
-    def _heed_suspension(self, launch: Launch) -> None:
+    def _heed_suspension(self, launch: Launcher) -> None:
         key, echo = self._suspend_key()
         before, found, after = self._typed.partition(key) if key else (b"", b"", b"")
         if not found:
@@ -198,7 +198,7 @@ def raw_modes(modes: list[int | list[bytes | int]]) -> list[int | list[bytes | i
     return [iflag, oflag, cflag | t.CS8, lflag, *modes[4:]]
 
 
-def _signal_fd(launch: Launch) -> int:
+def _signal_fd(launch: Launcher) -> int:
     bits = sum(1 << (number - 1) for number in launch.signals)
     # sigset_t is an array of long; glibc's has 1024 bits.
     mask = bits.to_bytes(8, sys.byteorder) + bytes(120)

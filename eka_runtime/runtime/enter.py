@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 
     from eka_runtime.runtime.cgroup import Groups
     from eka_runtime.runtime.console import Console
-    from eka_runtime.runtime.launch import Plan
+    from eka_runtime.runtime.planned import Call, Plan
 
-    Call = Callable[..., int]
     Finished = Callable[[int], None]
 
 # <linux/mount.h>, <linux/prctl.h>, <bits/siginfo-consts.h>

@@ -12,11 +12,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from eka_runtime.runtime.launch import Plan
-
-    Call = Callable[..., int]
+    from eka_runtime.runtime.planned import Call, Plan
 
 # <linux/sched.h>, <linux/mount.h>, <linux/openat2.h>, <asm/unistd.h>
 CLONE_NEWNS = 0x00020000

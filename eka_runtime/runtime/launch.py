@@ -15,7 +15,7 @@ import subprocess
 from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from eka_runtime.errors import HostError, SpecError
 from eka_runtime.linux.seccomp import compile_filter
@@ -25,7 +25,8 @@ from eka_runtime.runtime.enter import enter
 from eka_runtime.runtime.host import Host
 from eka_runtime.runtime.init import Init, find_init
 from eka_runtime.runtime.kind import Config, Kind, namespace_types
-from eka_runtime.runtime.limits import Enforced, Placed, enforce
+from eka_runtime.runtime.limits import Enforced, enforce
+from eka_runtime.runtime.planned import Plan
 from eka_runtime.runtime.runc import RUNC
 from eka_runtime.runtime.view_server import served_mount, server_words
 
@@ -38,31 +39,6 @@ _SMALLEST_NOFILE = 512
 _CGROUPS = ("/sys/fs/cgroup",)
 # `_hole` as JSON writes it. No valid configuration holds a NUL.
 _HOLE = re.compile(r'"\\u0000eka:([a-z]+)"')
-
-
-class Plan(TypedDict):
-    """Everything `enter` needs; only values that `marshal` can write."""
-
-    mode: str
-    runtime: tuple[str, ...]  # its path and global options
-    path: str  # PATH of the runtime, which looks there for newuidmap
-    state: str
-    template: tuple[bytes | str, ...]  # config.json; a str names a hole: args env terminal limits
-    descriptors: int  # that the runtime may need; 0 if few
-    rlimits: tuple[tuple[str, int, int], ...]  # name, soft, hard
-    shell: str  # commands of the bundle's shell, ahead of the program
-    no_network: bool  # a network namespace of the launcher's, with nothing up
-    milliseconds: int  # that the program may take; 0 for any
-    groups: tuple[Placed, ...]  # control groups to make
-    settle: tuple[tuple[int, str, str], ...]  # and to set once the program runs
-    init: tuple[str, ...]  # goes before the program's arguments
-    terminal: bool
-    cover: tuple[str, ...]  # directories hidden from the runtime
-    readonly: tuple[str, ...]  # trees it must not write to
-    protect: bool
-    pinned: tuple[tuple[str, str], ...]  # what is granted, and where the runtime finds it
-    proc: bytes  # mount options of /proc
-    serve: tuple[str, ...]  # where to mount a fuse view, and its server; () for other views
 
 
 def plan(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from eka_runtime.runtime.enter import Call
+    from eka_runtime.runtime.planned import Call
 
 # <linux/mount.h>, <linux/prctl.h>
 MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4

@@ -12,7 +12,8 @@ from eka_runtime.errors import HostError, SpecError
 from eka_runtime.linux.seccomp import compile_filter
 from eka_runtime.runtime.host import Host
 from eka_runtime.runtime.init import Init, find_init
-from eka_runtime.runtime.launch import Plan, default_state_directory, plan, run_bundle
+from eka_runtime.runtime.launch import default_state_directory, plan, run_bundle
+from eka_runtime.runtime.planned import Plan
 from tests.requirements import lacking
 
 USER = Host("outer", "/usr/bin/crun", "crun", 1000, 100)
