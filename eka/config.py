@@ -25,6 +25,10 @@ _KEYS = {
 }
 
 
+ATOM_TABLES = ("uri", "cache", "manifest")
+"""Tables of eka.toml that `eka/atom/settings.py` reads and checks."""
+
+
 class Settings(NamedTuple):
     """`shell` is a static shell's path for /bin/sh; `runtime`, `mode` and `view` are None for
     "find out".
@@ -49,6 +53,8 @@ def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> S
     """Raises ConfigError naming file and key; relative paths in eka.toml are refused."""
     file = config_dir(environ) / "eka.toml"
     data = _from_file(file)
+    for table in ATOM_TABLES:
+        data.pop(table, None)
     services = _checked_services(file, data.pop("services", {}))
     caches = checked_table(file, data.pop("caches", {}))
     record = data.pop("record", False)
@@ -116,7 +122,8 @@ def _from_file(file: Path) -> dict[str, object]:
 
 def _checked(file: Path, key: str, value: object) -> str:
     if key not in _KEYS:
-        known = ", ".join(f"`{name}`" for name in (*_KEYS, "record", "services", "caches"))
+        tables = ("record", "services", "caches", *ATOM_TABLES)
+        known = ", ".join(f"`{name}`" for name in (*_KEYS, *tables))
         raise ConfigError(f"unknown key `{key}` in `{file}`", hint=f"use one of {known}")
     if not isinstance(value, str) or not value:
         raise ConfigError(f"`{key}` in `{file}` must be a non-empty string")

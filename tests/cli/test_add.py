@@ -65,8 +65,8 @@ def test_people_are_told_what_follows(world: World, box: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["add", "remove"])
-def test_atoms_are_for_later(world: World, verb: str) -> None:
-    done = world.run("eka", verb, "gh:owner/repo::label@^1")
+def test_packages_are_no_atoms(world: World, verb: str) -> None:
+    done = world.run("eka", verb, world.greet)
     assert done.status == 2
     assert f"`eka {verb} --script FILE P`".encode() in done.err
 

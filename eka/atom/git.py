@@ -1,0 +1,85 @@
+"""Runs the `git` program: the user's own, with his credentials, proxies and ssh.
+
+Constraint: nothing that came from outside may become an option or another transport. Every
+reference and URL stands behind `--` or is checked before, and only common transports are allowed.
+Local variables (GIT_DIR and others, set inside hooks) are dropped: the directory decides.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from eka_runtime.errors import GitError
+
+_LOCAL = {
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"),
+    *("GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_PREFIX", "GIT_GRAFT_FILE"),
+    *("GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE", "GIT_IMPLICIT_WORK_TREE"),
+}
+_TRANSPORTS = "file:git:http:https:ssh"
+_HINTS = {
+    "dubious ownership": "see `git help config`, safe.directory",
+    "could not read Username": "set up a credential helper, or use ssh",
+    "Authentication failed": "check your credentials with `git ls-remote`",
+    "Permission denied (publickey)": "check your ssh keys with `git ls-remote`",
+    "not allowed": "use an http, https, ssh, git or file URL",
+}
+
+
+def run_git(
+    directory: str | os.PathLike[str] | None,
+    *arguments: str,
+    data: bytes | None = None,
+    config: Sequence[str] = (),
+    env: dict[str, str] | None = None,
+) -> bytes:
+    """What git printed. `config` are `key=value`. Raises GitError with git's own words."""
+    done = try_git(directory, *arguments, data=data, config=config, env=env)
+    if done.returncode:
+        raise git_error(arguments, done)
+    return done.stdout
+
+
+def try_git(
+    directory: str | os.PathLike[str] | None,
+    *arguments: str,
+    data: bytes | None = None,
+    config: Sequence[str] = (),
+    env: dict[str, str] | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """As `run_git`, whatever the status. Raises GitError only when git cannot be started."""
+    where = [] if directory is None else ["-C", os.fspath(directory)]
+    settings = [word for pair in config for word in ("-c", pair)]
+    command = ["git", *where, "--no-replace-objects", *settings, *arguments]
+    try:
+        return subprocess.run(
+            command, input=data or b"", capture_output=True, check=False, env=git_environment(env)
+        )
+    except FileNotFoundError as error:
+        raise GitError("`git` is not installed", hint="install git") from error
+    except OSError as error:
+        raise GitError(f"cannot start git: {error.strerror}") from error
+
+
+def git_environment(more: dict[str, str] | None = None) -> dict[str, str]:
+    environment = {key: value for key, value in os.environ.items() if key not in _LOCAL}
+    environment.setdefault("GIT_ALLOW_PROTOCOL", _TRANSPORTS)
+    # Messages are looked into, and nobody answers a prompt in a script.
+    environment["LC_ALL"] = "C"
+    if not sys.stdin or not sys.stdin.isatty():
+        environment.setdefault("GIT_TERMINAL_PROMPT", "0")
+        environment.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
+    return environment | (more or {})
+
+
+def git_error(arguments: Sequence[str], done: subprocess.CompletedProcess[bytes]) -> GitError:
+    text = done.stderr.decode("utf-8", "replace").strip()
+    words = [line for line in text.splitlines() if line.startswith(("fatal:", "error:", " ! "))]
+    said = "; ".join(line.strip() for line in (words or text.splitlines())[:3])
+    verb = next((word for word in arguments if not word.startswith("-")), "git")
+    said = "".join(c if c.isprintable() else " " for c in said)
+    hint = next((hint for words, hint in _HINTS.items() if words in text), None)
+    return GitError(f"`git {verb}` failed: {said or f'status {done.returncode}'}", hint=hint)
