@@ -21,6 +21,7 @@ from eka.serving import announce, until_signal
 
 if TYPE_CHECKING:
     from eka_runtime.store.store import Store
+    from eka_runtime.view.live import LiveView
 
 
 @click.command()
@@ -48,13 +49,14 @@ def command(context: Context, place: Path | None, stdio: bool) -> None:
         context.open_store().close()
         serve_stdio(context.open_store)
         return
-    with _socket(place) as (where, listening):
-        _serve(context, where, listening, _shown(context))
+    with _socket(place) as (where, listening), _shown(context) as (root, view):
+        _serve(context, where, listening, root, view)
 
 
-def _shown(context: Context) -> Path:
+@contextmanager
+def _shown(context: Context) -> Iterator[tuple[Path, type[LiveView]]]:
     """The root directory where clients find files, with everything in it that is there by now."""
-    from eka_runtime.view.live import LiveView
+    from eka_runtime.view.live import LiveView, growing
 
     with context.open_store() as store:
         store.require_writable()
@@ -62,7 +64,9 @@ def _shown(context: Context) -> Path:
         root = view.root()
         with context.output.progress("showing the store", total=store.paths.count()) as update:
             view.show_all(lambda done: update(done, 0))
-        return root
+        layout = store.layout
+    with growing(layout) as lent:
+        yield root, lent
 
 
 @contextmanager
@@ -80,7 +84,9 @@ def _socket(place: Path | None) -> Iterator[tuple[str, socket.socket]]:
         yield os.fspath(own), made
 
 
-def _serve(context: Context, where: str, listening: socket.socket, root: Path) -> None:
+def _serve(
+    context: Context, where: str, listening: socket.socket, root: Path, view: type[LiveView]
+) -> None:
     from eka_runtime.daemon.server import Server
 
     settings = context.settings()
@@ -90,7 +96,7 @@ def _serve(context: Context, where: str, listening: socket.socket, root: Path) -
 
         return Store.open(settings.store)
 
-    server = Server(open_store, listening, context.output.warning)
+    server = Server(open_store, listening, context.output.warning, view=view)
     url = f"unix://{quote(where)}?root={quote(os.fspath(root))}"
     with until_signal() as ended, ThreadPoolExecutor(1) as threads:
         serving = threads.submit(server.serve)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from io import BytesIO
 from struct import Struct
-from typing import IO
 
 from eka_runtime.castore.batch import Batch
+from eka_runtime.castore.blobs import PACKED_MAX
+from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.ingest import Ingested, ingest_nar
-from eka_runtime.castore.node import SymlinkNode
+from eka_runtime.castore.node import FileNode, SymlinkNode
 from eka_runtime.daemon.peer import Handler, Peer, spool
 from eka_runtime.daemon.protocol import VALID_PATH_INFO, Op
 from eka_runtime.daemon.queries import wire_info
@@ -25,6 +26,9 @@ from eka_runtime.nix.hashes import NixHash, parse_hash
 from eka_runtime.nix.path import ContentAddress, StorePath, check_name, path_for_ca
 from eka_runtime.nix.tokens import DIRECT_SIZE, NarReader, Read, Write, padding, token, u64
 from eka_runtime.store.pathinfo import PathInfo, wrong_ca
+
+_Address = tuple[str, str, str, tuple[StorePath, ...]]
+"""Name, method, algorithm, references."""
 
 _NAR_MAX = 1 << 62
 _ALGORITHMS = ("md5", "sha1", "sha256", "sha512")
@@ -43,10 +47,20 @@ _INNER_VERSION = 16
 def _add_to_store(peer: Peer, request: Values) -> Values:
     method, algorithm = _method(request)
     name = check_name(request["name"])
-    references = tuple(sorted(map(StorePath.parse, request.get("references", ()))))
-    with _nar(peer, is_file="method" in request and method != "recursive") as nar:
-        info = _addressed(peer, name, method, algorithm, references, nar.read)
+    references = tuple(sorted(set(map(StorePath.parse, request.get("references", ())))))
+    address = name, method, algorithm, references
+    if method == "recursive" or "method" not in request:
+        info = _add_nar(peer, address, peer.payload.read)
+    else:
+        info = _add_contents(peer, address, peer.payload.read)
     return {"info": wire_info(info), "path": str(info.path)}
+
+
+def _add_text_to_store(peer: Peer, request: Values) -> Values:
+    text = request["text"].encode("utf-8", "surrogateescape")
+    references = tuple(sorted(set(map(StorePath.parse, request["references"]))))
+    address = check_name(request["name"]), "text", "sha256", references
+    return {"path": str(_add_contents(peer, address, BytesIO(text).read).path)}
 
 
 def _method(request: Values) -> tuple[str, str]:
@@ -65,20 +79,39 @@ def _method(request: Values) -> tuple[str, str]:
     return method, algorithm
 
 
-@contextmanager
-def _nar(peer: Peer, *, is_file: bool) -> Iterator[IO[bytes]]:
-    """The payload as a NAR on disk: its size, and so its first bytes, are known at the end only."""
+def _add_contents(peer: Peer, address: _Address, read: Read) -> PathInfo:
+    """A file that is not executable."""
+    data = _up_to(read, PACKED_MAX)
+    if len(data) < PACKED_MAX:
+        return _add_small(peer, address, data)
+    # Its size, which comes first in a NAR, is known at the end only.
     with spool(peer.store) as file:
-        if not is_file:
-            _copy(peer.payload.read, file.write)
-        else:
-            file.write(_FILE_BEGIN + u64(0))
-            size = _copy(peer.payload.read, file.write)
-            file.write(padding(size) + _FILE_END)
-            file.seek(len(_FILE_BEGIN))
-            file.write(u64(size))
+        file.write(_FILE_BEGIN + u64(0) + data)
+        size = len(data) + _copy(read, file.write)
+        file.write(padding(size) + _FILE_END)
+        file.seek(len(_FILE_BEGIN))
+        file.write(u64(size))
         file.seek(0)
-        yield file
+        return _add_nar(peer, address, file.read)
+
+
+def _add_small(peer: Peer, address: _Address, data: bytes) -> PathInfo:
+    name, method, algorithm, references = address
+    digest = hashlib.new(algorithm, data, usedforsecurity=False).digest()
+    ca = ContentAddress(method, NixHash(algorithm, digest))
+    nar = _FILE_BEGIN + token(data) + _FILE_END
+    node = FileNode(B3Digest.of(data), len(data), False)
+    path = path_for_ca(name, ca, references)
+    nar_hash = hashlib.sha256(nar).digest()
+    return peer.add_file(PathInfo(path, node, nar_hash, len(nar), references, ca=str(ca)), data)
+
+
+def _up_to(read: Read, size: int) -> bytes:
+    parts: list[bytes] = []
+    while size and (data := read(size)):
+        parts.append(data)
+        size -= len(data)
+    return b"".join(parts)
 
 
 def _copy(read: Read, write: Write) -> int:
@@ -89,20 +122,16 @@ def _copy(read: Read, write: Write) -> int:
     return size
 
 
-def _addressed(
-    peer: Peer,
-    name: str,
-    method: str,
-    algorithm: str,
-    references: tuple[StorePath, ...],
-    read: Read,
-) -> PathInfo:
+def _add_nar(peer: Peer, address: _Address, read: Read) -> PathInfo:
+    name, method, algorithm, references = address
+    # They may be files that wait to be committed.
+    peer.pause()
     with peer.store.batch() as batch:
         hasher = _Hasher(method, algorithm)
         ingested = ingest_nar(batch, _reader(read, hasher.update))
-        address = ContentAddress(method, hasher.result())
-        path = path_for_ca(name, address, references)
-        return _committed(peer, batch, PathInfo(path, *ingested, references, ca=str(address)))
+        ca = ContentAddress(method, hasher.result())
+        path = path_for_ca(name, ca, references)
+        return _committed(peer, batch, PathInfo(path, *ingested, references, ca=str(ca)))
 
 
 def _committed(peer: Peer, batch: Batch, info: PathInfo) -> PathInfo:
@@ -155,26 +184,6 @@ class _Hasher:
         if self._is_file and self._left:
             raise NarError("only a file that is not executable has a flat content address")
         return NixHash(self._algorithm, self._hash.digest())
-
-
-def _add_text_to_store(peer: Peer, request: Values) -> Values:
-    text = request["text"].encode("utf-8", "surrogateescape")
-    nar = _FILE_BEGIN + token(text) + _FILE_END
-    references = tuple(sorted(map(StorePath.parse, request["references"])))
-    name = check_name(request["name"])
-    info = _addressed(peer, name, "text", "sha256", references, _from_memory(nar))
-    return {"path": str(info.path)}
-
-
-def _from_memory(data: bytes) -> Read:
-    left = memoryview(data)
-
-    def read(size: int) -> bytes:
-        nonlocal left
-        part, left = bytes(left[:size]), left[size:]
-        return part
-
-    return read
 
 
 def _add_to_store_nar(peer: Peer, request: Values) -> Values:

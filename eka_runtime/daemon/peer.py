@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from typing import IO, NamedTuple, Protocol, cast
 
+from eka_runtime.daemon.deferred import EAGER, Deferred, Everybody
+from eka_runtime.daemon.protocol import Op
 from eka_runtime.daemon.wire import Values
 from eka_runtime.errors import PathNotFound, StoreAccessError
 from eka_runtime.nix.path import StorePath
@@ -19,6 +22,7 @@ from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
 
 _IN_MEMORY = 1 << 20
+_ADDS = (Op.AddToStore, Op.AddTextToStore)
 
 Handler = Callable[["Peer", Values], Values]
 
@@ -51,6 +55,10 @@ class View(Protocol):
         """Makes a path readable, with what it refers to, before the client is told of it."""
         ...
 
+    def show_file(self, info: PathInfo, data: bytes) -> None:
+        """As `show`, for a file that is not executable and not in the store yet."""
+        ...
+
 
 class Peer:
     """One client, as long as its connection. `view` is None for one that reads no files here."""
@@ -63,6 +71,7 @@ class Peer:
         trusted: bool,
         view: View | None,
         say: Callable[[str], None],
+        everybody: Everybody | None = None,
     ) -> None:
         self.store = store
         self.version = version
@@ -72,6 +81,10 @@ class Peer:
         # Set by an operation whose answer is followed by data.
         self.stream: Callable[[Write], None] | None = None
         self._view = view
+        self._deferred = Deferred(store)
+        self._everybody = everybody or Everybody()
+        self._everybody.join(self._deferred)
+        self._in_a_row = 0
 
     def known(self, path: StorePath) -> PathInfo | None:
         """A client that learns of a path may read its files from then on."""
@@ -90,13 +103,46 @@ class Peer:
             f"path `{path}` is not valid", hint="add it first, or import it with what it refers to"
         )
 
+    def begin(self, op: Op) -> None:
+        """Before each operation. Raises what became of additions that were answered already."""
+        if op in _ADDS:
+            self._in_a_row += 1
+        elif op is not Op.SetOptions:
+            self._in_a_row = 0
+            self._everybody.commit()
+        self._deferred.check()
+
+    def pause(self) -> None:
+        """The client asks nothing for the moment."""
+        self._deferred.commit()
+
+    def close(self) -> None:
+        """Raises as `begin`."""
+        self._everybody.leave(self._deferred)
+
+    def add_file(self, info: PathInfo, data: bytes) -> PathInfo:
+        """A small file that is not executable, whose path is content-addressed."""
+        known = self._deferred.get(info.path) or self.known(info.path)
+        if known is not None:
+            self._deferred.require([info.path])
+            return known
+        self._deferred.require(info.references)
+        added = info._replace(registered=int(time.time()))
+        if self._view is not None:
+            self._view.show_file(added, data)
+        self._deferred.add(added, data)
+        if self._in_a_row <= EAGER:
+            self._deferred.commit()
+            self._deferred.check()
+        return added
+
     def show(self, info: PathInfo) -> None:
         if self._view is not None:
             self._view.show(info)
 
     def keep(self, paths: Iterable[StorePath]) -> None:
         """Until the connection ends, whatever is collected. Raises PathNotFound."""
-        self.store.paths.touch([self.info(path).path for path in paths])
+        self._deferred.require([self.info(path).path for path in paths])
 
     def require_trust(self, what: str) -> None:
         """Raises StoreAccessError for the clients of others."""

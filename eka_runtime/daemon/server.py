@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import select
 import socket
 import stat
 import threading
@@ -19,12 +20,12 @@ from pathlib import Path
 from struct import Struct
 from typing import TypeVar
 
+from eka_runtime.daemon.deferred import Everybody
 from eka_runtime.daemon.peer import ClientGone, View
 from eka_runtime.daemon.session import Session
 from eka_runtime.errors import NarError, StoreAccessError, UsageError
 from eka_runtime.nix.tokens import BUFFER_SIZE
 from eka_runtime.store.store import Store
-from eka_runtime.view.live import LiveView
 
 CLIENTS = 512
 """Connections at the same time; more wait to be accepted."""
@@ -32,6 +33,7 @@ CLIENTS = 512
 T = TypeVar("T")
 U = TypeVar("U")
 
+_PAUSE = 5  # milliseconds
 _FILES = 24  # descriptors that a connection may need
 _CREDENTIALS = Struct("iII")  # struct ucred: pid, uid, gid
 _FIRST_FD = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
@@ -52,7 +54,7 @@ class Server:
         listening: socket.socket,
         report: Report,
         *,
-        view: Callable[[Store], View] = LiveView,
+        view: Callable[[Store], View],
     ) -> None:
         self._open_store = open_store
         self._listening = listening
@@ -62,6 +64,7 @@ class Server:
         self._guard = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
         self._ending = False
+        self._everybody = Everybody()
 
     def serve(self) -> None:
         """Until `end`; returns when the last connection is done. Raises StoreAccessError when
@@ -127,6 +130,8 @@ class Server:
             _telling(connection.sendall),
             trusted=_is_trusted(connection),
             view=self._view,
+            pausing=_pausing(connection.fileno()),
+            everybody=self._everybody,
             forget=lambda: _forget(connection),
         )
         try:
@@ -151,6 +156,7 @@ def serve_stdio(open_store: Callable[[], Store]) -> None:
         _telling(_write_out),
         trusted=True,
         view=lambda store: None,
+        pausing=_pausing(0),
     )
     with suppress(ClientGone):
         session.serve()
@@ -166,6 +172,12 @@ def _telling(call: Callable[[T], U]) -> Callable[[T], U]:
             raise ClientGone from None
 
     return told
+
+
+def _pausing(fd: int) -> Callable[[], bool]:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return lambda: not poll.poll(_PAUSE)
 
 
 def _clients() -> int:

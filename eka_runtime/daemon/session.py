@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import IO
 
 from eka_runtime.daemon import additions, building, queries, upkeep
+from eka_runtime.daemon.deferred import Everybody
 from eka_runtime.daemon.peer import ClientGone, Handler, Payload, Peer, View, spool
 from eka_runtime.daemon.protocol import (
     CLIENT_MAGIC,
@@ -51,7 +52,8 @@ _CPU_AFFINITY = 1
 class Session:
     """`read` and `write` raise ClientGone; `forget` drops what has arrived and was not read yet.
 
-    `view` says where the client reads files; without one it asks for NARs.
+    `pausing` waits for a moment and says whether nothing came; `view` says where the client reads
+    files, who asks for NARs without one.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class Session:
         *,
         trusted: bool,
         view: Callable[[Store], View | None],
+        pausing: Callable[[], bool],
+        everybody: Everybody | None = None,
         forget: Callable[[], None] = lambda: None,
     ) -> None:
         self._open_store = open_store
@@ -70,6 +74,8 @@ class Session:
         self._trusted = trusted
         self._view = view
         self._forget = forget
+        self._pausing = pausing
+        self._everybody = everybody
         self._version = MINOR
 
     def serve(self) -> None:
@@ -86,14 +92,35 @@ class Session:
                 return
             with store:
                 self._write(u64(Message.LAST))
-                view = self._view(store)
-                peer = Peer(store, self._version, trusted=self._trusted, view=view, say=self._say)
-                while not self._source.at_end():
-                    self._operation(peer)
+                self._operations(store)
         except NarError as error:
             with suppress(ClientGone):
                 self._write(error_message(_text(error), self._version))
             raise
+
+    def _operations(self, store: Store) -> None:
+        peer = Peer(
+            store,
+            self._version,
+            trusted=self._trusted,
+            view=self._view(store),
+            say=self._say,
+            everybody=self._everybody,
+        )
+        try:
+            while not self._over(peer):
+                self._operation(peer)
+        finally:
+            try:
+                peer.close()
+            except EkaError as error:
+                raise ClientGone(f"what a client had added is lost: {error}") from error
+
+    def _over(self, peer: Peer) -> bool:
+        buffer, position = self._source.buffered()
+        if position == len(buffer) and self._pausing():
+            peer.pause()
+        return self._source.at_end()
 
     def _shake_hands(self) -> None:
         source = self._source
@@ -135,6 +162,7 @@ class Session:
 
     def _answer(self, op: Op, peer: Peer, request: Values) -> bytes:
         try:
+            peer.begin(op)
             reply = HANDLERS[op](peer, request)
             peer.payload.drain()
             return u64(Message.LAST) + write_fields(REPLIES[op], reply, self._version)

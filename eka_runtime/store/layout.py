@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eka_runtime.errors import StoreAccessError, StoreError, StoreFormatError
+from eka_runtime.linux.syscalls import syncfs
 
 FORMAT = "eka-store 2"
 
@@ -189,7 +190,7 @@ def _create(layout: Layout) -> None:
             # Another process was first; a collection may even have removed our file since.
             if not layout.format_file.exists():
                 raise
-        _sync_directory(layout.root)
+        sync_directory(layout.root)
     finally:
         fresh.unlink(missing_ok=True)
 
@@ -202,10 +203,20 @@ def complete(layout: Layout) -> None:
                 (layout.root / name).mkdir()
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Makes the names in it durable. Raises OSError."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_file_system(directory: Path) -> None:
+    """Makes all that was written there durable. Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
     finally:
         os.close(fd)
 

@@ -293,6 +293,16 @@ class Store:
         if refusal is not None:
             raise refusal
 
+    def commit_paths(self, batch: Batch, infos: Iterable[PathInfo]) -> None:
+        """As `commit`, for several paths with their contents in one batch: all of them or none."""
+        batch.sync()
+        now = int(time.time())
+        with self.database.transaction() as conn:
+            batch.flush(conn)
+            for info in infos:
+                self.paths.insert(conn, info._replace(registered=now))
+        batch.committed()
+
     def commit_loose(self, batch: Batch) -> None:
         """Makes contents durable and visible that no path needs yet; see `uploads.py`.
 

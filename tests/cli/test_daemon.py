@@ -98,7 +98,6 @@ def test_nix_prints_what_it_prints_with_its_own_store(nix: Nix, own: Nix, work: 
         f"nix-store -q --outputs {top}",
         f"nix-store -q --binding src {top}",
         f"nix-store -q --tree {top}",
-        f"nix-store -q --roots {tree}",
         f"nix path-info -r --json {top}",
         "nix path-info --all",
         f"nix path-info -Sh {top}",
@@ -120,15 +119,28 @@ def test_nix_prints_what_it_prints_with_its_own_store(nix: Nix, own: Nix, work: 
         both(question)
     closure = both(f"nix-store -q --requisites {top}").decode().split()
     stream = both(f"nix-store --export {' '.join(closure)}")
-    assert sorted(both("nix-store --gc --print-dead").split()) == sorted(
-        both("nix path-info --all").split()
-    )
-    both(f"nix-store --delete {tree}")  # alive: it is referred to
-    both(f"nix-store --delete {flat}")
-    both("nix-store --gc")
-    assert both("nix path-info --all") == b""
-    both("nix-store --import", stream)
-    assert sorted(both("nix path-info --all").decode().split()) == sorted(closure)
+    assert nix.run("nix-store", "--import", data=stream).out.decode().split() == closure
+
+
+def test_collecting(nix: Nix, work: Path) -> None:
+    """What Nix prints; its own store is no peer here, since it looks at all processes for roots."""
+    tree = nix.text("nix-store", "--add", work / "tree")
+    flat = nix.text("nix-store", "--add-fixed", "sha256", work / "file")
+    top = nix.text("nix-instantiate", work / "graph.nix")
+    closure = nix.text("nix-store", "-qR", top).split()
+    assert nix.text("nix-store", "-q", "--roots", tree) == ""
+    dead = nix.text("nix-store", "--gc", "--print-dead").split()
+    assert sorted(dead) == sorted({*closure, tree, flat})
+    assert nix.text("nix-store", "--gc", "--print-live") == ""
+    refused = nix.run("nix-store", "--delete", closure[0])
+    assert refused.status == 1
+    assert f"cannot delete path `{closure[0]}` since it is still alive" in refused.err
+    assert nix.text("nix-store", "--delete", flat) == "1 store paths deleted, 0.00 MiB freed"
+    some = nix.text("nix-store", "--gc", "--max-freed", "1")
+    assert some == "1 store paths deleted, 0.00 MiB freed"
+    left = len(closure) - 1
+    assert nix.text("nix-store", "--gc") == f"{left} store paths deleted, 0.00 MiB freed"
+    assert nix.text("nix", "path-info", "--all") == ""
 
 
 def test_files_are_there_before_nix_is_told(nix: Nix, served: Daemon, work: Path) -> None:

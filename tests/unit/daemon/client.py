@@ -26,6 +26,7 @@ from eka_runtime.daemon.wire import TEXT, Values, read_fields, write_fields, wri
 from eka_runtime.nix.nar import NarReader
 from eka_runtime.nix.tokens import token, u64
 from eka_runtime.store.store import Store
+from eka_runtime.view.live import growing
 
 
 class Refused(Exception):
@@ -92,8 +93,10 @@ class Client:
 def served(root: Path, place: Path, *, reports: list[str] | None = None) -> Iterator[Path]:
     """A server of the store in this process; it must have nothing to report, unless asked for."""
     said: list[str] = [] if reports is None else reports
-    with listening(place) as made:
-        server = Server(lambda: Store.open(root), made, said.append)
+    with Store.open(root) as store:
+        layout = store.layout
+    with listening(place) as made, growing(layout) as view:
+        server = Server(lambda: Store.open(root), made, said.append, view=view)
         thread = threading.Thread(target=server.serve)
         thread.start()
         try:
