@@ -45,7 +45,8 @@ Report = Callable[[str], None]
 class Server:
     """Serves the connections of one listening socket, until `end`.
 
-    `view` says of the store that is open for a connection where its client reads files.
+    `view` says of the store that is open for a connection where its client reads files. Additions
+    may wait to be committed until `serve` returns: only then may the process end.
     """
 
     def __init__(
@@ -53,7 +54,6 @@ class Server:
         open_store: Callable[[], Store],
         listening: socket.socket,
         report: Report,
-        *,
         view: Callable[[Store], View],
     ) -> None:
         self._open_store = open_store
