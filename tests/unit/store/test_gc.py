@@ -63,7 +63,10 @@ Step = Add | Show | Keep | Drop | Limits
 
 _NUMBERS = st.integers(0, 6)
 _LIMITS = st.builds(
-    Limits, st.sampled_from([0, 0, 30 * DAY]), st.none() | st.integers(0, 2 * len(LARGE[0]))
+    Limits,
+    st.sampled_from([0, 0, 30 * DAY]),
+    st.none() | st.integers(0, 2 * len(LARGE[0])),
+    st.none(),
 )
 _STEPS: st.SearchStrategy[list[Step]] = st.lists(
     st.one_of(*(st.builds(kind, _NUMBERS) for kind in (Add, Add, Show, Keep, Drop)), _LIMITS),
