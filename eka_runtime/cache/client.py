@@ -104,7 +104,13 @@ class BinaryCache:
     def open_nar(self, info: NarInfo, count: Callable[[int], object] | None = None) -> Nar | None:
         """None when the cache has the narinfo only. `count` gets the sizes of what arrives."""
         body = self.files.open(info.url)
-        return None if body is None else Nar(body, info, self.name, count)
+        if body is None:
+            return None
+        try:
+            return Nar(body, info, self.name, count)
+        except BaseException:
+            body.close()
+            raise
 
 
 class Nar:

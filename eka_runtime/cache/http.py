@@ -27,7 +27,7 @@ from urllib3.util import Timeout
 
 from eka_runtime.cache.access import Access
 from eka_runtime.cache.decompress import decompressing
-from eka_runtime.cache.files import Body, too_large
+from eka_runtime.cache.files import Body, checked_name, too_large
 from eka_runtime.errors import ServiceError
 
 T = TypeVar("T")
@@ -147,17 +147,17 @@ class HttpFiles:
             response = self._exchange(method, url, dict(headers or {}), body)
             if response.status not in (301, 302, 303, 307, 308) or body is not None:
                 return response
-            target = urljoin(url, response.headers.get("Location", ""))
             response.close()
-            if not self._may_follow(url, target):
-                raise ServiceError(f"{self.name}: `{url}` redirects to {target[:200]!r}: refused")
-            url = target
+            url = self._followed(url, response.headers.get("Location", ""))
         raise ServiceError(f"{self.name}: `{first}` redirects more than {REDIRECTS} times")
 
-    @staticmethod
-    def _may_follow(url: str, target: str) -> bool:
-        schemes = urlsplit(url).scheme, urlsplit(target).scheme
-        return schemes in (("http", "http"), ("http", "https"), ("https", "https"))
+    def _followed(self, url: str, location: str) -> str:
+        with suppress(ValueError):
+            target = urljoin(url, location)
+            schemes = urlsplit(url).scheme, urlsplit(target).scheme
+            if schemes in (("http", "http"), ("http", "https"), ("https", "https")):
+                return target
+        raise ServiceError(f"{self.name}: `{url}` redirects to {location[:200]!r}: refused")
 
     def _exchange(
         self, method: str, url: str, headers: dict[str, str], body: BinaryIO | None
@@ -221,7 +221,10 @@ class HttpFiles:
         return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
 
     def _url(self, name: str) -> str:
-        return name if name.startswith(("http://", "https://")) else f"{self.base}/{name}"
+        if name.startswith(("http://", "https://")):
+            return name
+        checked_name(self.name, name.partition("?")[0])
+        return f"{self.base}/{name}"
 
     def _expect(
         self, response: urllib3.BaseHTTPResponse, name: str, good: tuple[int, ...], answer: str = ""
@@ -437,5 +440,7 @@ def _cause(error: Exception) -> object:
 
 def _reason(error: Exception) -> str:
     """urllib3's texts have objects in front: `<…>: Failed to establish …`."""
-    text = str(_cause(error))
+    # Of ("Connection aborted.", exception) the exception says more.
+    last = error.args[-1] if error.args else None
+    text = str(last if isinstance(last, Exception) else _cause(error))
     return text.rpartition(">: ")[2] or type(error).__name__
