@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import HTTPError, NewConnectionError, ReadTimeoutError
 from urllib3.util import Timeout
 
 from eka_runtime.cache.access import Access
@@ -440,6 +440,8 @@ def _cause(error: Exception) -> object:
 
 def _reason(error: Exception) -> str:
     """urllib3's texts have objects in front: `<…>: Failed to establish …`."""
+    if isinstance(error, ReadTimeoutError):
+        return "it has not answered in time"
     # Of ("Connection aborted.", exception) the exception says more.
     last = error.args[-1] if error.args else None
     text = str(last if isinstance(last, Exception) else _cause(error))

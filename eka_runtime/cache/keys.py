@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from eka_runtime.nix.signing import SecretKey
 
 _FILE_MAX = 4096
+_MAKE_ONE = "make one: `eka store key generate NAME -o FILE`"
 
 
 def read_secret_key(file: str) -> SecretKey:
@@ -23,11 +24,14 @@ def read_secret_key(file: str) -> SecretKey:
             text = stream.read(_FILE_MAX)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UsageError(f"cannot read the secret key `{file}`: {reason}") from error
+        raise UsageError(
+            f"cannot read the secret key `{file}`: {reason}",
+            hint=_MAKE_ONE,
+        ) from error
     try:
         return SecretKey.parse(text)
     except FormatError as error:
-        raise UsageError(f"`{file}`: {error}", hint="make one: `eka store key generate`") from error
+        raise UsageError(f"`{file}`: {error}", hint=_MAKE_ONE) from error
 
 
 def write_new(place: Path, text: str, mode: int) -> None:

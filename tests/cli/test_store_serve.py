@@ -1,4 +1,4 @@
-"""`eka store serve --grpc` as typed: a URL on stdout, an end by signal, and clear refusals."""
+"""`eka store serve` as typed: a URL on stdout, an end by signal, and clear refusals."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from eka.cli import cli
+from eka_runtime.cache.access import Access
+from eka_runtime.cache.client import BinaryCache
+from eka_runtime.cache.http import HttpFiles
+from eka_runtime.cache.trust import Trust, parse_keys
 from eka_runtime.castore.remote import RemoteBlobs, RemoteDirectories
 from eka_runtime.castore.render import nar_of
 from eka_runtime.errors import ServiceError
+from eka_runtime.nix.narinfo import parse_narinfo
 from eka_runtime.rpc.channel import Channel
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.remote import RemotePathInfos
 from eka_runtime.store.store import Store
+from tests.caches import new_key
 from tests.stores import link_info, store_dir
 from tests.unit.castore.local import temporary
 from tests.unit.nix.trees import COMPLICATED, to_disk, to_nar
@@ -125,6 +131,20 @@ def test_a_client_may_stay_connected(store_dir: Path, place: Path, info: PathInf
             RemotePathInfos(channel).by_hash(info.path.hash)
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_binary_cache(store_dir: Path, tmp_path: Path, info: PathInfo, how: int) -> None:
+    secret, public = new_key(tmp_path)
+    words = ["--listen", "127.0.0.1:0", "--key-file", str(secret)]
+    with serving(store_dir, *words, how=how) as (url, said):
+        assert url.startswith("http://127.0.0.1:")
+        trust = Trust(parse_keys([public]))
+        with closing(HttpFiles(url, Access({}))) as files:
+            found = BinaryCache(url, files, trust).narinfo_text(info.path.hash)
+            assert found is not None
+            assert trust.signer(parse_narinfo(found)) == "test-1"
+    assert said == []
+
+
 def _serve(store_dir: Path, *words: str) -> Result:
     arguments = ["store", "--store", str(store_dir), "serve", *words]
     return CliRunner().invoke(cli, arguments, prog_name="eka")
@@ -133,7 +153,12 @@ def _serve(store_dir: Path, *words: str) -> Result:
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
-        ([], 2, "say so with `--grpc`"),
+        (["--grpc", "--key-file", "x"], 2, "not for `--grpc`"),
+        (["--key-file", "/nonexistent"], 2, "cannot read the secret key"),
+        (["--upload-token-file", "/dev/null"], 2, "at least 16 are needed"),
+        (["--compression", "rar"], 2, "there is no compression `rar`"),
+        (["--listen", "nowhere"], 2, "is not HOST:PORT"),
+        ([], 22, "there is no store"),
         (["--grpc", "--listen", "nowhere"], 2, "--listen HOST:PORT"),
         (["--grpc", "--listen", "unix:/nonexistent/directory/s"], 2, "No such file"),
         (["--grpc", "--read-only", "--listen", "unix:s"], 22, "there is no store"),

@@ -14,9 +14,7 @@ from eka_runtime.cache.http import HttpFiles, Patience
 from eka_runtime.errors import ConfigError, ServiceError
 from eka_runtime.store.store import Store
 from tests.caches import Request, Server, serving
-from tests.unit.cache.world import HASTY, A, B, C, bring, nar_file, plan, substituter
-
-STUBBORN = HASTY._replace(read=5.0, window=60.0)
+from tests.unit.cache.world import QUICK, A, B, C, bring, nar_file, plan, substituter
 
 
 class Cutting:
@@ -72,7 +70,7 @@ def test_a_hundred_cuts_lose_nothing(store: Store, server: Server, ranges: bool)
 
 
 def ended(store: Store, url: str) -> object:
-    with substituter(url, patience=STUBBORN) as caches, suppress(ServiceError):
+    with substituter(url) as caches, suppress(ServiceError):
         return bring(store, caches, C).valid
     return "cut"
 
@@ -93,7 +91,7 @@ def test_a_server_that_changes_its_mind_in_the_middle_is_caught(
         return True
 
     server.instead = other_half
-    with substituter(server.url, pristine, patience=STUBBORN) as caches:
+    with substituter(server.url, pristine) as caches:
         told = bring(store, caches, A)
     assert told.valid == [A]
     assert f"taking it from file://{pristine}" in told.warnings[0]
@@ -114,7 +112,7 @@ def test_what_is_transient_is_tried_again(store: Store, server: Server) -> None:
         return True
 
     server.instead = fail
-    with substituter(server.url, patience=STUBBORN) as caches:
+    with substituter(server.url) as caches:
         assert bring(store, caches, A).valid == [A]
     assert not any(failures.values())
 
@@ -127,7 +125,7 @@ def test_a_server_in_trouble_is_given_up(store: Store, server: Server) -> None:
     server.instead = fail
     with substituter(server.url) as caches, pytest.raises(ServiceError, match="status 500"):
         bring(store, caches, A)
-    assert len(server.asked) == HASTY.tries
+    assert len(server.asked) == QUICK.tries
 
 
 @pytest.mark.parametrize("bytes_each", [0, 1, 100])
@@ -155,7 +153,7 @@ def test_slow_loris_is_given_up(
         return True
 
     server.instead = drip
-    patience = HASTY._replace(read=0.2, window=0.2, rate=1 << 40, tries=1)
+    patience = QUICK._replace(read=0.2, window=0.2, rate=1 << 40, tries=1)
     with substituter(server.url, pristine, patience=patience) as caches:
         told = bring(store, caches, A)
     assert told.valid == [A]
@@ -202,18 +200,18 @@ def test_credentials_come_from_the_url_and_from_netrc_and_go_nowhere_else(
     server.instead = note
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password a:b\n")
-    with closing(HttpFiles(server.url, Access({}, str(netrc)), HASTY)) as files:
+    with closing(HttpFiles(server.url, Access({}, str(netrc)), QUICK)) as files:
         assert files.read("nix-cache-info", 1000)
         assert files.read("away", 1000)
     with_own = server.url.replace("//", "//user:p%40ss@")
-    with closing(HttpFiles(with_own, Access({}, str(netrc)), HASTY)) as files:
+    with closing(HttpFiles(with_own, Access({}, str(netrc)), QUICK)) as files:
         assert files.name == server.url
         assert files.read("away", 1000)
     me, own = basic("me", "a:b"), basic("user", "p@ss")
     assert seen == [me, me, None, own, None]
     netrc.write_text("machine secret-host nonsense hidden\n")
     with pytest.raises(ConfigError, match="is not a netrc file") as caught:
-        HttpFiles(server.url, Access({}, str(netrc)), HASTY).read("x", 10)
+        HttpFiles(server.url, Access({}, str(netrc)), QUICK).read("x", 10)
     assert "hidden" not in str(caught.value)
 
 

@@ -36,8 +36,8 @@ CLOSURE: list[tuple[ExportItem, Tree]] = [
     (ExportItem(B, (A,), None), File(b"b" * 5_000)),
     (ExportItem(C, (A, B, C), None), directory(link=Link(b"noise"), zeros=File(bytes(2 << 20)))),
 ]
-HASTY = Patience(connect=5, read=0.3, tries=3, pause=0.001, window=0.5, rate=1 << 20)
-"""For servers that are known to misbehave."""
+QUICK = Patience(connect=60, read=60, tries=3, pause=0.001, window=60)
+"""Short pauses, but all the time that a busy machine may need."""
 
 
 def fill(store: Store) -> None:
@@ -51,7 +51,7 @@ class Told(NamedTuple):
     warnings: list[str]
 
 
-def open_files(place: Path | str, patience: Patience = HASTY) -> Files:
+def open_files(place: Path | str, patience: Patience = QUICK) -> Files:
     """Of a directory or a URL."""
     if isinstance(place, Path):
         return DirectoryFiles(place)
@@ -64,7 +64,7 @@ def substituter(
     trust: Trust = TRUST,
     answers: Path | None = None,
     warn: Callable[[str], object] = lambda text: None,
-    patience: Patience = HASTY,
+    patience: Patience = QUICK,
     hedge: float = 60.0,
     priorities: Sequence[int] = (),
 ) -> Iterator[Substituter]:

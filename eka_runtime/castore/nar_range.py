@@ -1,0 +1,118 @@
+"""A castore tree as a NAR from any byte on: for servers, whose clients ask for ranges.
+
+What precedes the first byte is passed over by sizes alone, so that no blob before it is opened.
+Small files are read many at once, as in `render.py`; memory is bounded by the largest directory.
+Sizes are checked on the way, contents are not: that is what NAR hashes are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from eka_runtime.castore.node import DirectoryNode, FileNode, Node, SymlinkNode
+from eka_runtime.castore.render import Entry, directory_entries, with_contents
+from eka_runtime.castore.services import BlobService, DirectoryService, require_blob
+from eka_runtime.errors import StoreCorrupt
+from eka_runtime.nix.nar import (
+    DIRECTORY_OPEN,
+    ENTRY_CLOSE,
+    MAGIC,
+    NODE_CLOSE,
+    entry_open,
+    file_header,
+    padding,
+    symlink,
+)
+
+_PIECE = 1 << 18
+
+# Bytes at hand, or a file whose contents come here.
+_Part = bytes | FileNode
+
+
+def nar_size(node: Node, directories: DirectoryService) -> int:
+    """Bytes of the whole NAR; reads directories only."""
+    parts = _parts(node, None, directories)
+    return sum(part.size if isinstance(part, FileNode) else len(part) for part in parts)
+
+
+def nar_pieces(
+    node: Node, blobs: BlobService, directories: DirectoryService, start: int = 0
+) -> Iterator[bytes]:
+    """The NAR from byte `start` on, in pieces of some 256 KiB.
+
+    Raises StoreCorrupt when something below the node is missing or has another size.
+    """
+    pending: list[bytes] = []
+    size = 0
+    for part in _bytes(_parts(node, None if start else blobs, directories), blobs, start):
+        pending.append(part)
+        size += len(part)
+        if size >= _PIECE:
+            yield b"".join(pending)
+            pending, size = [], 0
+    if size:
+        yield b"".join(pending)
+
+
+def _bytes(parts: Iterator[_Part], blobs: BlobService, skip: int) -> Iterator[bytes]:
+    for part in parts:
+        size = part.size if isinstance(part, FileNode) else len(part)
+        if skip >= size:
+            skip -= size
+            continue
+        if isinstance(part, FileNode):
+            yield from _contents(part, blobs, skip)
+        else:
+            yield part[skip:]
+        skip = 0
+
+
+def _contents(node: FileNode, blobs: BlobService, start: int) -> Iterator[bytes]:
+    with require_blob(blobs, node.digest) as reader:
+        reader.seek(start)
+        left = node.size - start
+        while left:
+            data = reader.read(min(left, _PIECE))
+            if not data:
+                raise StoreCorrupt(f"blob {node.digest} has fewer than {node.size} bytes")
+            left -= len(data)
+            yield data
+        if reader.read(1):
+            raise StoreCorrupt(f"blob {node.digest} has more than {node.size} bytes")
+
+
+def _parts(node: Node, blobs: BlobService | None, directories: DirectoryService) -> Iterator[_Part]:
+    yield MAGIC
+    levels = [_entries([(b"", node)], blobs)]
+    while levels:
+        nested = len(levels) > 1
+        for name, child, data in levels[-1]:
+            if nested:
+                yield entry_open(name)
+            if isinstance(child, DirectoryNode):
+                yield DIRECTORY_OPEN
+                levels.append(_entries(directory_entries(child, directories), blobs))
+                break
+            if isinstance(child, SymlinkNode):
+                yield symlink(child.target)
+            else:
+                yield file_header(child.executable, child.size)
+                yield child if data is None else data
+                yield padding(child.size) + NODE_CLOSE
+            if nested:
+                yield ENTRY_CLOSE
+        else:
+            levels.pop()
+            if levels:
+                yield NODE_CLOSE
+            if len(levels) > 1:
+                yield ENTRY_CLOSE
+
+
+def _entries(
+    entries: Sequence[Entry], blobs: BlobService | None
+) -> Iterator[tuple[bytes, Node, bytes | None]]:
+    if blobs is not None:
+        return with_contents(entries, blobs)
+    return ((name, node, None) for name, node in entries)
