@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any, NoReturn
 
 import click
-from click.shell_completion import CompletionItem
 
 from eka.common_options import with_common_options
 from eka.context import Context
+from eka.lazy_group import LazyGroup
 from eka.report import run_guarded
 from eka.version import __version__
 from eka_runtime.errors import UsageError
@@ -53,29 +52,8 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
-    """Knows its sub-commands by name and help line; imports one when it is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(module), attribute)
-        command.name = cmd_name
-        return with_common_options(command)
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-        """As click's, which would import every sub-command for its help line."""
-        names = [name for name in COMMANDS if name.startswith(incomplete)]
-        found = [CompletionItem(name, help=COMMANDS[name][2]) for name in names]
-        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry[2]) for name, entry in COMMANDS.items()])
+class Eka(LazyGroup):
+    """The command itself, where errors of all its sub-commands end."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -90,7 +68,7 @@ class LazyGroup(click.Group):
         kwargs["standalone_mode"] = False
 
         def command() -> object:
-            return super(LazyGroup, self).main(*args, **kwargs)
+            return super(Eka, self).main(*args, **kwargs)
 
         sys.exit(run_guarded(context.output, lambda: in_terms_of_eka(command)))
 
@@ -117,7 +95,8 @@ def in_terms_of_eka(action: Callable[[], object]) -> object:
 
 
 @click.group(
-    cls=LazyGroup,
+    cls=Eka,
+    table=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="eka", message="%(prog)s %(version)s")

@@ -1,6 +1,7 @@
 """`eka store`: putting things into the store and getting them out again.
 
-The commands that only look are in `store_show.py`. Constraint: stdout carries store paths or the
+Most commands are in the modules beside this one, which are imported when one of theirs is
+called. Constraint: stdout carries store paths or the
 bytes asked for and nothing else; library modules are imported when a command runs, not before.
 """
 
@@ -12,24 +13,44 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eka.commands import (
-    store_copy,
-    store_gc,
-    store_mount,
-    store_serve,
-    store_show,
-    store_sign,
-    store_verify,
-)
 from eka.completing import files, store_paths, store_places
 from eka.context import Context
+from eka.lazy_group import LazyGroup
 
 if TYPE_CHECKING:
     from eka_runtime.store.pathinfo import PathInfo
     from eka_runtime.store.store import Store
 
 
-@click.group()
+_SHOW, _GC, _SIGN = "eka.commands.store_show", "eka.commands.store_gc", "eka.commands.store_sign"
+
+COMMANDS = {
+    "add": (__name__, "add", "Add files and directories"),
+    "import": (__name__, "import_", "Add the paths of a `nix-store --export` stream"),
+    "export": (__name__, "export", "Write paths as a stream for `nix-store --import`"),
+    "nar": (__name__, "nar", "Write a path as a NAR"),
+    "restore": (__name__, "restore", "Write the tree of a path to a new directory"),
+    "ls": (_SHOW, "ls", "List a directory of the store"),
+    "cat": (_SHOW, "cat", "Write a file of the store"),
+    "info": (_SHOW, "info", "Say what is known about paths"),
+    "list": (_SHOW, "list_", "List all valid paths"),
+    "closure": (_SHOW, "closure", "List all that paths need"),
+    "referrers": (_SHOW, "referrers", "List what refers to paths"),
+    "why": (_SHOW, "why", "Show how a path comes to need another one"),
+    "du": (_SHOW, "du", "Say what takes how much space"),
+    "gc": (_GC, "gc", "Delete what no root needs"),
+    "compact": (_GC, "compact", "Compress small files that no checkout uses"),
+    "root": (_GC, "root", "Say what `gc` keeps"),
+    "verify": ("eka.commands.store_verify", "verify", "Check the store, and repair it"),
+    "copy": ("eka.commands.store_copy", "copy", "Copy paths between stores, caches and services"),
+    "serve": ("eka.commands.store_serve", "serve", "Serve this store to others"),
+    "mount": ("eka.commands.store_mount", "mount", "Show the store as a file system"),
+    "sign": (_SIGN, "sign", "Add a signature to paths"),
+    "key": (_SIGN, "key", "Make keys for signing"),
+}
+
+
+@click.group(cls=LazyGroup, table=COMMANDS)
 def group() -> None:
     """Add, import, look into and check the store.
 
@@ -37,7 +58,7 @@ def group() -> None:
     """
 
 
-@group.command()
+@click.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, shell_complete=files)
 @click.option("--name", metavar="NAME", help="Name of the store path, if not the file's own.")
 @click.option("--flat", is_flag=True, help="Address one file by its contents alone.")
@@ -63,7 +84,7 @@ def _add(context: Context, store: Store, path: str, name: str | None, flat: bool
         return store.add_tree(path, name=name, progress=update)
 
 
-@group.command("import")
+@click.command("import")
 @click.argument("file", metavar="[FILE]", default="-", shell_complete=files)
 @click.pass_obj
 def import_(context: Context, file: str) -> None:
@@ -86,7 +107,7 @@ def _print_path(context: Context, info: PathInfo) -> None:
     sys.stdout.flush()
 
 
-@group.command()
+@click.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, shell_complete=store_paths)
 @click.option("--closure", is_flag=True, help="Also everything that the paths refer to.")
 @click.pass_obj
@@ -100,7 +121,7 @@ def export(context: Context, paths: tuple[str, ...], closure: bool) -> None:
         store.export(store.closure(wanted) if closure else wanted, context.output.bytes)
 
 
-@group.command()
+@click.command()
 @click.argument("path", shell_complete=store_paths)
 @click.pass_obj
 def nar(context: Context, path: str) -> None:
@@ -113,7 +134,7 @@ def nar(context: Context, path: str) -> None:
         store.write_nar(wanted, context.output.bytes)
 
 
-@group.command()
+@click.command()
 @click.argument("path", metavar="PATH[/SUB]", shell_complete=store_places)
 @click.argument("dest", type=click.Path(path_type=Path))
 @click.pass_obj
@@ -123,16 +144,3 @@ def restore(context: Context, path: str, dest: Path) -> None:
 
     with context.open_store(create=False) as store:
         store.restore(store_text(path), dest)
-
-
-for _command in (
-    *store_show.COMMANDS,
-    *store_gc.COMMANDS,
-    store_verify.verify,
-    store_copy.copy,
-    store_serve.serve,
-    store_mount.mount,
-    store_sign.sign,
-    store_sign.key,
-):
-    group.add_command(_command)

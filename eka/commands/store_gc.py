@@ -231,6 +231,3 @@ def _keeps(one: Root) -> str:
     if paths is None:
         return "nothing (not running)" if one.kind == "run" else "nothing (gone)"
     return str(paths[0]) if len(paths) == 1 else counted(len(paths), "path")
-
-
-COMMANDS = (gc, compact, root)

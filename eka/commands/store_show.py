@@ -230,6 +230,3 @@ def du(context: Context) -> None:
     if usage.unneeded_bytes:
         context.output.data(f"waiting  {human_size(usage.unneeded_bytes)} for `eka store gc`")
     context.output.data(f"saved    {saved}")
-
-
-COMMANDS = (ls, cat, info, list_, closure, referrers, why, du)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from eka.cli import COMMANDS
+from eka.commands.store import COMMANDS as STORE_COMMANDS
 from tests.cgroups import by_hand
 from tests.cli.world import World
 from tests.requirements import require
@@ -73,6 +74,9 @@ def test_every_command_has_help_and_common_options(world: World) -> None:
         done = world.run("eka", name, "--help")
         assert done.status == 0, name
         assert b"--store DIR" in done.out
+    for name in STORE_COMMANDS:
+        done = world.run("eka", "store", name, "--help")
+        assert b"--store DIR" in done.out, name
     assert b"Usage: eka-run" in world.run("eka-run", "--help").out
 
 
