@@ -158,7 +158,7 @@ def get_ready(
     """
     settings = load_settings(os.environ, store=store_dir)
     settings = settings._replace(record=settings.record or record)
-    host = probe(environ=_for_probe(settings))
+    host = find_host(settings)
     with Store.open(settings.store) as store:
         reach = Reach(store, settings, output, offline=offline)
         wanted, more = ask(reach)
@@ -166,10 +166,11 @@ def get_ready(
         yield Ready(prepared, settings, host, store), more
 
 
-def _for_probe(settings: Settings) -> dict[str, str]:
-    """The environment with what eka.toml says about the runtime."""
+def find_host(settings: Settings) -> Host:
+    """As `probe`, with what eka.toml says about the runtime."""
     stated = {"EKA_RUNTIME": settings.runtime, "EKA_MODE": settings.mode}
-    return {**os.environ, **{name: value for name, value in stated.items() if value}}
+    known = {name: value for name, value in stated.items() if value}
+    return probe(environ={**os.environ, **known})
 
 
 def root_inside(host: Host) -> bool:

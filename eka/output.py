@@ -80,6 +80,25 @@ class Output:
             task = bar.add_task(label, total=total, size="")
             yield lambda items, size: bar.update(task, completed=items, size=human_size(size))
 
+    @contextmanager
+    def live(self, lines: Callable[[], Sequence[str]]) -> Iterator[None]:
+        """Keeps showing `lines()` below everything else, if a person watches; any thread may."""
+        if not self._interactive():
+            yield
+            return
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.text import Text
+
+        def render() -> Group:
+            cut = (Text(line, no_wrap=True, overflow="ellipsis") for line in lines())
+            return Group(*cut)
+
+        console = Console(stderr=True)
+        # Messages go through sys.stderr, which rich puts above what is shown.
+        with Live(get_renderable=render, console=console, transient=True, refresh_per_second=8):
+            yield
+
     def _interactive(self) -> bool:
         return self.verbosity >= 0 and not self.json_mode and sys.stderr.isatty()
 

@@ -45,6 +45,12 @@ def find_shell(programs: Programs, settings: Settings) -> Shell:
     return Shell(ShellFiles(sh or source, env or (source if has_env else None)), host)
 
 
+def static_shell(settings: Settings) -> ShellSource | None:
+    """The host's own, for bundles that have no shell from packages; None if it has none."""
+    host = _host_shell(settings)
+    return _cached(host) if host else None
+
+
 def require_shell(shell: Shell) -> None:
     """Raises ShellMissing when a program needs /bin/sh and nothing can stand there."""
     if shell.files.sh is None:

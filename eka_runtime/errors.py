@@ -37,6 +37,15 @@ and shells give them; a program's own status passes through untouched.
     │   ├── SandboxDegraded 53     --require-sandbox refused a lower tier
     │   └── ShellMissing 54        no static shell for /bin/sh
     ├── CwdError 55                working directory not accessible
+    ├── BuildError                 a derivation was not built
+    │   ├── BuilderFailed 60       its builder failed, or left out an output
+    │   │   └── DependencyFailed 60
+    │   ├── BuildRefused 61        another system, a missing feature or input
+    │   ├── OutputRejected 62      wrong hash, forbidden reference, strange file
+    │   ├── NotDeterministic 63    --check found a difference
+    │   ├── BuildTimeout 64        too slow, or silent for too long
+    │   ├── LogLimitExceeded 65
+    │   └── BuildCancelled 130
     ├── LaunchError 125            the runtime itself failed before the program started
     ├── NotExecutable 126
     └── InterpreterNotFound 127
@@ -193,3 +202,50 @@ class NotExecutable(EkaError):
 
 class InterpreterNotFound(EkaError):
     exit_code = 127
+
+
+class BuildError(EkaError):
+    """`status` is that of a `BuildResult` in the worker protocol."""
+
+    exit_code = 60
+    status = 9
+
+
+class BuilderFailed(BuildError):
+    exit_code = 60
+    status = 3
+
+
+class DependencyFailed(BuilderFailed):
+    exit_code = 60
+    status = 10
+
+
+class BuildRefused(BuildError):
+    exit_code = 61
+    status = 4
+
+
+class OutputRejected(BuildError):
+    exit_code = 62
+    status = 5
+
+
+class NotDeterministic(BuildError):
+    exit_code = 63
+    status = 12
+
+
+class BuildTimeout(BuildError):
+    exit_code = 64
+    status = 8
+
+
+class LogLimitExceeded(BuildError):
+    exit_code = 65
+    status = 11
+
+
+class BuildCancelled(BuildError):
+    exit_code = 130
+    status = 9

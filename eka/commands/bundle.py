@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eka.commands.bundle_create import command as create
+from eka.commands.bundle_run import command as run
 from eka.context import Context
 from eka_runtime.errors import SpecError
 
@@ -24,10 +25,11 @@ _PLACE = click.Path(path_type=Path)
 
 @click.group()
 def group() -> None:
-    """Create, show, validate and compare OCI bundles."""
+    """Create, run, show, validate and compare OCI bundles."""
 
 
 group.add_command(create)
+group.add_command(run)
 
 
 @group.command()

@@ -1,4 +1,4 @@
-"""`eka log`: what ran here, from the ledger."""
+"""`eka log`: the log of a build, or what ran here, from the ledger."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from eka.completing import store_paths
 from eka.context import Context
 
 if TYPE_CHECKING:
@@ -14,27 +15,37 @@ if TYPE_CHECKING:
 
 
 @click.command(name="log")
-@click.argument("target", metavar="[PATH|DRV]", required=False)
+@click.argument("target", metavar="[PATH|DRV]", required=False, shell_complete=store_paths)
 @click.option("--runs", is_flag=True, help="Show the runs that the ledger has, the newest last.")
 @click.option(
     "--limit", type=click.IntRange(min=0), metavar="N", help="Only the newest N; 0 for all."
 )
 @click.pass_obj
 def command(context: Context, target: str | None, runs: bool, limit: int | None) -> None:
-    """Show the ledger of runs.
+    """Show the log of a build: PATH is what was built, DRV what it was built from.
 
-    Runs are recorded under `--record`, or always with `record = true` in eka.toml.
+    With --runs the ledger of runs, which are recorded under `--record`, or always with
+    `record = true` in eka.toml.
     """
     from eka_runtime.errors import UsageError
 
-    if target is not None:
+    if runs:
+        _show_runs(context, limit)
+    elif target is not None:
+        _show_build(context, target)
+    else:
         raise UsageError(
-            f"`{target}`: this version of eka builds nothing, so there are no logs of builds",
-            hint="for the ledger of runs: `eka log --runs`",
+            "nothing to show",
+            hint="name what was built: `eka log ./result`; or see what ran: `eka log --runs`",
         )
-    if not runs:
-        raise UsageError("nothing to show", hint="for the ledger of runs: `eka log --runs`")
-    _show_runs(context, limit)
+
+
+def _show_build(context: Context, target: str) -> None:
+    from eka.commands.store_arguments import store_path
+    from eka_runtime.build.log import write_log
+
+    with context.open_store(create=False) as store:
+        write_log(store, store_path(target), context.output.bytes)
 
 
 def _show_runs(context: Context, limit: int | None) -> None:

@@ -18,13 +18,18 @@ from typing import Self
 QUEUED = 16
 _INLINE = 1 << 18
 
-_Item = tuple[bytes | bytearray | memoryview, Callable[[], None] | None]
+_Data = bytes | bytearray | memoryview
+_Item = tuple[_Data, Callable[[], None] | None]
 
 
 class StreamHash:
-    """`update` in order from one thread, then `digest`; leaving the context ends the thread."""
+    """`update` in order from one thread, then `digest`; leaving the context ends the thread.
 
-    def __init__(self) -> None:
+    `also` gets everything that is hashed, in order, in whatever thread.
+    """
+
+    def __init__(self, also: Callable[[_Data], object] | None = None) -> None:
+        self._also = also
         self._hash = hashlib.sha256()
         self._queue: Queue[_Item | None] = Queue(QUEUED)
         self._thread: threading.Thread | None = None
@@ -41,14 +46,12 @@ class StreamHash:
     ) -> None:
         self._join()
 
-    def update(
-        self, data: bytes | bytearray | memoryview, done: Callable[[], None] | None = None
-    ) -> None:
+    def update(self, data: _Data, done: Callable[[], None] | None = None) -> None:
         """`data` must not change before `done` was called, in whatever thread."""
         self.size += len(data)
         if self._thread is None:
             if self.size < _INLINE:
-                self._hash.update(data)
+                self._take(data)
                 if done:
                     done()
                 return
@@ -61,10 +64,15 @@ class StreamHash:
         self._join()
         return self._hash.digest()
 
+    def _take(self, data: _Data) -> None:
+        self._hash.update(data)
+        if self._also is not None:
+            self._also(data)
+
     def _run(self) -> None:
         while item := self._queue.get():
             data, done = item
-            self._hash.update(data)
+            self._take(data)
             if done:
                 done()
 

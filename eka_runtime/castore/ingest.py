@@ -9,6 +9,7 @@ valid here: that takes `Batch.flush`. How the work is spread over threads: `inta
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from eka_runtime.castore.tree import TreeReader
 from eka_runtime.errors import NarError
 from eka_runtime.nix.nar import NarReader, Read, parse_nar
 
+Scan = Callable[[bytes | bytearray | memoryview], object]
 Source = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
@@ -47,14 +49,15 @@ def ingest_tree(
     *,
     jobs: int | None = None,
     progress: Progress | None = None,
+    scan: Scan | None = None,
 ) -> Ingested:
-    """Takes in a file, directory or symlink.
+    """Takes in a file, directory or symlink; `scan` gets its NAR, in pieces.
 
     Raises CastoreError for what a tree cannot hold (sockets, devices) and for a file that changes
     its size meanwhile, StoreAccessError for what cannot be read; both name the path. `progress`
     is called with files and bytes so far.
     """
-    with StreamHash() as nar_hash, Intake(batch, jobs) as intake:
+    with StreamHash(scan) as nar_hash, Intake(batch, jobs) as intake:
         assembly = Assembly(batch, progress)
         with TreeReader(os.fsencode(source), assembly, intake, nar_hash) as reader:
             reader.read()

@@ -121,6 +121,12 @@ def output_path(output: str, modulo: bytes, name: str) -> StorePath:
     return _path(f"output:{output}", check_digest("sha256", modulo), name)
 
 
+def scratch_path(drv: StorePath, output: str, name: str) -> StorePath:
+    """Where an output is written whose path follows from its contents, as Nix does: contents that
+    hide their path from a rewriting depend on it."""
+    return _path(f"rewrite:{drv.base}:name:{output}", NixHash("sha256", bytes(32)), name)
+
+
 class ContentAddress(NamedTuple):
     """A `ca` string: how a path follows from contents. `method` is text, flat or recursive."""
 

@@ -24,7 +24,7 @@ from eka_runtime.errors import EkaError, SpecError, UsageError
 from eka_runtime.oci import limits
 from eka_runtime.oci.environment import compile_environment, expand, passed_variables
 from eka_runtime.oci.explain import Reason, arrange
-from eka_runtime.oci.grants import Grants, within
+from eka_runtime.oci.grants import Grant, Grants, within
 from eka_runtime.oci.mounts import PlannedMount, home_mode, inner_home, plan_mounts
 from eka_runtime.oci.profile import Passed, Profile
 from eka_runtime.oci.record import RECORD, blake3_text, bundle_digest, make_record
@@ -89,7 +89,9 @@ class BundleRequest(NamedTuple):
     """`host_files`: which of `profile.host_paths()` exist. `packages`: store path -> who asked.
 
     `root_inside` makes the program uid 0 of its user namespace. runc needs that unless the caller
-    is root: it cannot set up a namespace that has no uid 0.
+    is root: it cannot set up a namespace that has no uid 0. Else `inside` are the ids that the
+    program sees, by default the caller's own. `scratch` are directories below the view, which may
+    be at /nix/store itself: there, the view's own mounts lie above it.
     """
 
     profile: Profile
@@ -103,6 +105,8 @@ class BundleRequest(NamedTuple):
     annotations: Mapping[str, str] = MappingProxyType({})
     packages: Mapping[str, str] = MappingProxyType({})
     root_inside: bool = False
+    inside: tuple[int, int] | None = None
+    scratch: tuple[Grant, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ def compile_bundle(request: BundleRequest) -> Bundle:
     profile, grants, caller = request.profile, request.grants, request.caller
     _check_caller(caller)
     home = inner_home(home_mode(profile, grants)[0], caller.home)
-    uid, gid = (0, 0) if request.root_inside else (caller.uid, caller.gid)
+    uid, gid = (0, 0) if request.root_inside else request.inside or (caller.uid, caller.gid)
     values = {
         "gid": str(gid),
         "group": caller.group,
@@ -135,7 +139,14 @@ def compile_bundle(request: BundleRequest) -> Bundle:
     }
     network = _shared_network(profile, grants)
     planned = plan_mounts(
-        profile, request.view, grants, home, request.host_files, request.packages, network
+        profile,
+        request.view,
+        grants,
+        home,
+        request.host_files,
+        request.packages,
+        network,
+        request.scratch,
     )
     rootfs, reasons = _rootfs(request, planned, values)
     env, env_reasons = compile_environment(profile, request.process.env, grants, values)
@@ -245,8 +256,11 @@ def _rootfs(
     request: BundleRequest, planned: list[PlannedMount], values: Mapping[str, str]
 ) -> tuple[Rootfs, list[Reason]]:
     rootfs, reasons = Rootfs(), []
-    for path in ("/bin", "/dev", "/etc", "/nix/store", "/proc", "/tmp", "/usr/bin"):
+    for path in ("/bin", "/dev", "/etc", "/nix/store", "/proc", "/tmp"):
         rootfs.directory(path)
+    if not request.scratch:
+        # A build looks into its root, and finds what it finds in Nix's.
+        rootfs.directory("/usr/bin")
     for file in request.profile.files:
         text = expand(file.text, values)
         rootfs.file(file.name, _first_of_each(text) if file.name in _ACCOUNTS else text)

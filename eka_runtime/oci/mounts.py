@@ -62,11 +62,16 @@ def plan_mounts(
     host_files: Iterable[str],
     packages: Mapping[str, str],
     shares_network: str | None,
+    scratch: Iterable[Grant] = (),
 ) -> list[PlannedMount]:
-    """`packages` says who asked for a store path; `shares_network` who asked for the network."""
+    """`packages` says who asked for a store path; `shares_network` who asked for the network.
+
+    `scratch` are mounted below the view.
+    """
     present = frozenset(host_files)
     granted = {grant.path for grant in grants.paths}
     planned = [*_base_mounts(profile, present, granted), *_home(profile, home, grants)]
+    planned += [_grant(grant) for grant in scratch]
     planned += _view_mounts(view, packages)
     if shares_network is not None:
         planned += _network_files(profile, present, grants, shares_network)

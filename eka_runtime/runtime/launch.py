@@ -14,6 +14,7 @@ import re
 import subprocess
 from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -275,10 +276,16 @@ def _take_network(config: Config) -> bool:
 
 def _compile_filter(config: Config) -> None:
     seccomp = config["linux"].get("seccomp")
-    program = compile_filter(seccomp) if seccomp else None
+    program = _program(json.dumps(seccomp)) if seccomp else None
     if program is not None:
         del config["linux"]["seccomp"]
         config.setdefault("annotations", {})[BPF_ANNOTATION] = b64encode(program).decode("ascii")
+
+
+@lru_cache(maxsize=4)
+def _program(seccomp: str) -> bytes | None:
+    # 15 ms, and builds by the hundreds have the same.
+    return compile_filter(json.loads(seccomp))
 
 
 def _add_init(config: Config, init: Init | None) -> tuple[str, ...]:

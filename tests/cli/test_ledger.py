@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from eka_runtime.errors import PathNotFound
 from tests.cli.test_warm import ALLOWED, TELLING, imported, is_cold
 from tests.cli.world import Done, World
 from tests.installed import REPOSITORY
@@ -204,11 +205,13 @@ def test_the_newest_runs_are_shown_last(world: World, box: Path, ledger: Ledger)
     assert [json.loads(line)["status"] for line in all_of_them] == [0, 1, 2]
 
 
-def test_logs_of_builds_are_not_there_yet(world: World) -> None:
-    for words in ((), (world.greet,)):
-        done = world.run("eka", "log", *words)
-        assert done.status == 2
-        assert b"`eka log --runs`" in done.err
+def test_a_log_needs_a_build(world: World) -> None:
+    done = world.run("eka", "log")
+    assert done.status == 2
+    assert b"eka log --runs" in done.err
+    done = world.run("eka", "log", world.greet)
+    assert done.status == PathNotFound.exit_code
+    assert b"no log of" in done.err
 
 
 def test_recording_imports_little(world: World, box: Path, ledger: Ledger) -> None:

@@ -1,0 +1,249 @@
+"""Makes the targets of `eka build` real: what they name, the build itself, links to what came out.
+
+A target is a derivation in the store, `/nix/store/….drv`, alone or with some of its outputs,
+`….drv^out,dev` (`!` does as well), or any other store path, which is there or fetched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from eka.building import Display, first_error
+from eka.commands.store_arguments import store_path
+from eka.context import Context
+from eka.fetching import Reach
+from eka.launching import find_host
+from eka.shell import static_shell
+from eka_runtime.build.goals import Goals
+from eka_runtime.build.scheduler import Outcome, Scheduler
+from eka_runtime.build.settings import (
+    MAX_LOG,
+    BuildSettings,
+    job_count,
+    own_features,
+    own_systems,
+)
+from eka_runtime.errors import EkaError, UsageError
+from eka_runtime.nix.derivation import EXTENSION
+from eka_runtime.nix.path import StorePath
+from eka_runtime.runtime.launch import default_state_directory
+from eka_runtime.store.roots import root_for
+
+if TYPE_CHECKING:
+    from eka.config import Settings
+    from eka_runtime.store.store import Store
+
+
+class Options(NamedTuple):
+    """Of the command line, by the names of `eka build`'s own."""
+
+    out_link: str
+    no_link: bool
+    max_jobs: int | None
+    cores: int
+    keep_going: bool
+    keep_failed: bool
+    check: bool
+    logs: bool
+    dry_run: bool
+    timeout: float
+    max_silent_time: float
+    max_log_size: int | None
+    limits: tuple[str, ...]
+    system_features: str | None
+    extra_platforms: str | None
+    allow_no_chroot: bool
+    nesting: bool
+
+
+class Target(NamedTuple):
+    """`outputs`: () for all of a derivation, None for a path that is none."""
+
+    path: StorePath
+    outputs: tuple[str, ...] | None
+
+
+def realise(
+    context: Context, targets: Sequence[str], options: Options, environ: Mapping[str, str]
+) -> None:
+    """Prints the outputs. Raises what failed first, when everything else has been told."""
+    settings = context.settings()
+    wanted = [parse_target(text) for text in targets]
+    with context.open_store() as store:
+        reach = Reach(store, settings, context.output, offline=context.offline)
+        goals = _wanted_outputs(wanted)
+        if options.dry_run:
+            _show_plan(context, store, reach, goals)
+            return
+        outcomes = _build(context, store, reach, settings, options, goals, environ)
+        built = _report(context, wanted, outcomes)
+        for target in wanted:
+            if target.outputs is None:
+                reach.info(target.path)
+        if not options.no_link:
+            _link_all(store, options.out_link, built)
+
+
+def parse_target(text: str) -> Target:
+    """Raises UsageError and InvalidStorePath."""
+    base, mark, names = text.replace("^", "!").partition("!")
+    path = store_path(base)
+    if not path.name.endswith(EXTENSION):
+        if mark:
+            raise UsageError(f"`{path}` is no derivation, and has no outputs to choose from")
+        return Target(path, None)
+    outputs = () if names in ("", "*") else tuple(names.split(","))
+    return Target(path, outputs)
+
+
+def build_settings(
+    settings: Settings, options: Options, environ: Mapping[str, str], *, offline: bool
+) -> BuildSettings:
+    """What eka.toml, the command line and the machine make of it."""
+    return BuildSettings(
+        shell=static_shell(settings),
+        max_jobs=options.max_jobs or job_count(),
+        cores=options.cores,
+        timeout=options.timeout,
+        max_silent_time=options.max_silent_time,
+        max_log_size=MAX_LOG if options.max_log_size is None else options.max_log_size,
+        keep_failed=options.keep_failed,
+        keep_going=options.keep_going,
+        check=options.check,
+        no_chroot=options.allow_no_chroot,
+        nesting=options.nesting,
+        offline=offline,
+        systems=(*own_systems(), *(options.extra_platforms or "").split()),
+        features=(*own_features(), *(options.system_features or "").split()),
+        limits=options.limits,
+        environ=environ,
+    )
+
+
+class ReachSubstitutes:
+    """The far services of this configuration as `Substitutes`."""
+
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
+
+    def available(self, paths: Sequence[StorePath]) -> Sequence[StorePath]:
+        return paths
+
+    def fetch(self, paths: Sequence[StorePath]) -> None:
+        self._reach.fetch(paths)
+
+
+def _wanted_outputs(wanted: Sequence[Target]) -> dict[StorePath, set[str]]:
+    goals: dict[StorePath, set[str]] = {}
+    whole = {target.path for target in wanted if target.outputs == ()}
+    for path, outputs in wanted:
+        if outputs is not None:
+            goals.setdefault(path, set()).update(() if path in whole else outputs)
+    return goals
+
+
+def _build(
+    context: Context,
+    store: Store,
+    reach: Reach,
+    settings: Settings,
+    options: Options,
+    goals: Mapping[StorePath, set[str]],
+    environ: Mapping[str, str],
+) -> dict[StorePath, Outcome]:
+    if not goals:
+        return {}
+    display = Display(context.output, logs=options.logs)
+    scheduler = Scheduler(
+        store,
+        find_host(settings),
+        build_settings(settings, options, environ, offline=context.offline),
+        default_state_directory(environ),
+        ReachSubstitutes(reach),
+        display,
+    )
+    with context.output.live(display.lines):
+        return scheduler.realise(goals)
+
+
+def _report(
+    context: Context, wanted: Sequence[Target], outcomes: Mapping[StorePath, Outcome]
+) -> list[tuple[StorePath, str, StorePath]]:
+    """Prints what came out; returns target, output name and path of each."""
+    built = []
+    for path, outputs in wanted:
+        if outputs is None:
+            context.output.data(str(path))
+            built.append((path, "out", path))
+            continue
+        outcome = outcomes[path]
+        names = outputs or tuple(outcome.outputs)
+        if context.json:
+            context.output.json(_as_json(outcome))
+        if outcome.error is None:
+            for name in names:
+                built.append((path, name, outcome.outputs[name]))
+                if not context.json:
+                    context.output.data(str(outcome.outputs[name]))
+    if (failed := first_error(list(outcomes.values()))) is not None:
+        raise _summary(failed, outcomes)
+    return built
+
+
+def _as_json(outcome: Outcome) -> dict[str, object]:
+    return {
+        "drvPath": str(outcome.path),
+        "status": outcome.how,
+        "outputs": {name: str(path) for name, path in outcome.outputs.items()},
+        "startTime": int(outcome.started),
+        "stopTime": int(outcome.stopped),
+        **({"error": str(outcome.error)} if outcome.error else {}),
+    }
+
+
+def _summary(failed: Outcome, outcomes: Mapping[StorePath, Outcome]) -> EkaError:
+    """The first failure once more, as the last word."""
+    count = sum(outcome.error is not None for outcome in outcomes.values())
+    error = failed.error
+    assert error is not None
+    if count == 1:
+        return error
+    kind = type(error)
+    return kind(f"{count} derivations were not built; first: {error}", hint=error.hint)
+
+
+def _show_plan(
+    context: Context, store: Store, reach: Reach, wanted: Mapping[StorePath, set[str]]
+) -> None:
+    goals = Goals(store, ReachSubstitutes(reach))
+    goals.add(wanted)
+    for path, goal in goals.goals.items():
+        if goal.build:
+            context.output.data(str(path))
+
+
+def _link_all(store: Store, link: str, built: Sequence[tuple[StorePath, str, StorePath]]) -> None:
+    """`result`, `result-dev`; for a second target `result-2`, `result-2-dev`."""
+    numbers: dict[StorePath, int] = {}
+    for target, name, path in built:
+        number = numbers.setdefault(target, len(numbers) + 1)
+        base = link if number == 1 else f"{link}-{number}"
+        _link(store, Path(base if name == "out" else f"{base}-{name}"), path)
+
+
+def _link(store: Store, link: Path, path: StorePath) -> None:
+    fresh = link.with_name(f".{link.name}.{os.getpid()}")
+    if os.path.lexists(link) and not link.is_symlink():
+        raise UsageError(
+            f"`{link}` is there and is no link", hint="name another one with `-o LINK`"
+        )
+    try:
+        fresh.symlink_to(str(path))
+        os.rename(fresh, link)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise UsageError(f"cannot make the link `{link}`: {error.strerror}") from error
+    store.roots.add(root_for(os.fspath(link), None))

@@ -1,0 +1,45 @@
+"""The same derivations built by Nix, sandboxed, and by us: same paths, bytes and references."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.builds import Derivations, build, info, instantiate, nix_options, path_infos
+from tests.cli.conftest import open_directory
+from tests.cli.world import World
+
+
+@pytest.fixture(scope="session")
+def derivations() -> Iterator[Derivations]:
+    with open_directory() as place:
+        yield instantiate(place, "builds.nix")
+
+
+@pytest.fixture(scope="session")
+def built(derivations: Derivations) -> list[str]:
+    """By Nix: the outputs."""
+    words = (*nix_options(), "--realise", "-j", "2", *derivations.drvs.values())
+    return derivations.nix.run("nix-store", *words).split()
+
+
+def test_builds_are_those_of_nix(world: World, derivations: Derivations, built: list[str]) -> None:
+    derivations.load(world)
+    done = build(world, "-j", "2", "--json", *derivations.drvs.values())
+    assert done.status == 0, done.err.decode()
+    outcomes = [json.loads(line) for line in done.out.splitlines()]
+    assert {one["drvPath"] for one in outcomes} == set(derivations.drvs.values())
+    outputs = {path for one in outcomes for path in one["outputs"].values()}
+    assert outputs >= set(built)
+    theirs = path_infos(derivations.nix, built)
+    for ours in info(world, *theirs):
+        other = theirs[ours["path"]]
+        assert ours["narHash"] == other["narHash"]
+        assert ours["narSize"] == other["narSize"]
+        assert sorted(ours["references"]) == sorted(other["references"])
+        assert ours["deriver"] == other.get("deriver")
+        if other.get("deriver"):
+            # Of what came in an export stream, nobody has told us.
+            assert ours["ca"] == other.get("ca")
