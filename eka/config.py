@@ -22,6 +22,7 @@ _KEYS = {
     "runtime": "EKA_RUNTIME",
     "mode": "EKA_MODE",
     "view": "EKA_VIEW",
+    "evaluator": "EKA_EVALUATOR",
 }
 
 
@@ -33,6 +34,7 @@ class Settings(NamedTuple):
     """`shell` is a static shell's path for /bin/sh; `runtime`, `mode` and `view` are None for
     "find out".
 
+    `evaluator` is a store path, or `nix` or None for the host's Nix.
     `record` says whether runs go into the ledger. `services` is the table of that name; snix's
     variables come on top of it where it is used (`eka_runtime.store.addresses`); `caches` likewise
     (`eka_runtime.cache.settings`).
@@ -47,6 +49,7 @@ class Settings(NamedTuple):
     services: Mapping[str, str]
     caches: Mapping[str, object]
     record: bool
+    evaluator: str | None = None
 
 
 def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> Settings:
@@ -78,6 +81,7 @@ def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> S
         services,
         caches,
         record,
+        values.get("evaluator"),
     )
 
 

@@ -14,6 +14,7 @@ and shells give them; a program's own status passes through untouched.
     ├── ResolveError 14            no such atom or version; mirrors that disagree
     ├── AtomMismatch 15            an atom, lock or publication is not what it claims to be
     ├── GitError 16                git is missing, or failed
+    ├── OptionError 17             an atom's configuration: unknown key, wrong type, no value
     ├── PathNotFound 20            store path is well formed but not in this store
     ├── FormatError 21             malformed hash, base32, name …
     │   ├── InvalidStorePath 21
@@ -46,6 +47,9 @@ and shells give them; a program's own status passes through untouched.
     │   ├── BuildTimeout 64        too slow, or silent for too long
     │   ├── LogLimitExceeded 65
     │   └── BuildCancelled 130
+    ├── EvaluationError 66         the evaluator reported an error
+    │   └── ImpureEvaluation 67    it was refused something outside its inputs
+    ├── EvaluatorMissing 68        no evaluator, or one that cannot do what is asked
     ├── LaunchError 125            the runtime itself failed before the program started
     ├── NotExecutable 126
     └── InterpreterNotFound 127
@@ -98,6 +102,10 @@ class AtomMismatch(EkaError):
 
 class GitError(EkaError):
     exit_code = 16
+
+
+class OptionError(EkaError):
+    exit_code = 17
 
 
 class PathNotFound(EkaError):
@@ -190,6 +198,18 @@ class ShellMissing(HostError):
 
 class CwdError(EkaError):
     exit_code = 55
+
+
+class EvaluationError(EkaError):
+    exit_code = 66
+
+
+class ImpureEvaluation(EvaluationError):
+    exit_code = 67
+
+
+class EvaluatorMissing(EkaError):
+    exit_code = 68
 
 
 class LaunchError(EkaError):

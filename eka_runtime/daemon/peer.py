@@ -47,6 +47,11 @@ class Payload(NamedTuple):
 class View(Protocol):
     """Where a client reads files."""
 
+    @property
+    def confined(self) -> bool:
+        """Whether the client is held to what this view allows: see `scope.py`."""
+        ...
+
     def allows(self, path: StorePath) -> bool:
         """Whether a valid path is there for this client at all."""
         ...
@@ -80,7 +85,7 @@ class Peer:
         self.payload = Payload(lambda size: b"", lambda: None)
         # Set by an operation whose answer is followed by data.
         self.stream: Callable[[Write], None] | None = None
-        self._view = view
+        self.view = view
         self._deferred = Deferred(store)
         self._everybody = everybody or Everybody()
         self._everybody.join(self._deferred)
@@ -88,7 +93,7 @@ class Peer:
 
     def known(self, path: StorePath) -> PathInfo | None:
         """A client that learns of a path may read its files from then on."""
-        if self._view is not None and not self._view.allows(path):
+        if self.view is not None and not self.view.allows(path):
             return None
         info = self.store.paths.get(path)
         if info is not None:
@@ -128,8 +133,8 @@ class Peer:
             return known
         self._deferred.require(info.references)
         added = info._replace(registered=int(time.time()))
-        if self._view is not None:
-            self._view.show_file(added, data)
+        if self.view is not None:
+            self.view.show_file(added, data)
         self._deferred.add(added, data)
         if self._in_a_row <= EAGER:
             self._deferred.commit()
@@ -137,8 +142,8 @@ class Peer:
         return added
 
     def show(self, info: PathInfo) -> None:
-        if self._view is not None:
-            self._view.show(info)
+        if self.view is not None:
+            self.view.show(info)
 
     def keep(self, paths: Iterable[StorePath]) -> None:
         """Until the connection ends, whatever is collected. Raises PathNotFound."""

@@ -30,6 +30,7 @@ from eka_runtime.daemon.protocol import (
     payload,
 )
 from eka_runtime.daemon.protocol import Payload as Kind
+from eka_runtime.daemon.scope import check_scope
 from eka_runtime.daemon.wire import TEXT, Frames, Values, read_fields, write_fields
 from eka_runtime.errors import EkaError, NarError
 from eka_runtime.nix.nar import NarWriter, parse_nar
@@ -99,11 +100,12 @@ class Session:
             raise
 
     def _operations(self, store: Store) -> None:
+        view = self._view(store)
         peer = Peer(
             store,
             self._version,
-            trusted=self._trusted,
-            view=self._view(store),
+            trusted=self._trusted and not (view and view.confined),
+            view=view,
             say=self._say,
             everybody=self._everybody,
         )
@@ -162,6 +164,8 @@ class Session:
 
     def _answer(self, op: Op, peer: Peer, request: Values) -> bytes:
         try:
+            if peer.view is not None and peer.view.confined:
+                check_scope(peer.view, op, request)
             peer.begin(op)
             reply = HANDLERS[op](peer, request)
             peer.payload.drain()

@@ -60,6 +60,10 @@ class LiveView(NamedTuple):
             raise _cannot_write(root, error) from error
         return root
 
+    @property
+    def confined(self) -> bool:
+        return False
+
     def allows(self, path: StorePath) -> bool:
         """All that is in the store is for whom it is shown to."""
         return True

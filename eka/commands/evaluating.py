@@ -1,0 +1,39 @@
+"""What commands that evaluate have in common: from a target and options to an open Evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from eka.context import Context
+
+if TYPE_CHECKING:
+    from eka.commands.configured import Configured
+    from eka.evaluate.evaluation import Evaluation, Target
+
+
+def split_target(text: str, attribute: str | None) -> Target:
+    """`--attr` continues what the target says after `#`. Raises UsageError."""
+    from eka.evaluate.evaluation import parse_target
+
+    target = parse_target(text)
+    if attribute is None:
+        return target
+    return target._replace(attribute=".".join(filter(None, (target.attribute, attribute))))
+
+
+@contextmanager
+def evaluating(context: Context, target: Target, configured: Configured) -> Iterator[Evaluation]:
+    """The store is open meanwhile."""
+    from eka.evaluate.evaluation import build_graph, evaluation, sources_of
+    from eka.launching import find_host
+    from eka_runtime.store.store import Store
+
+    choices = configured.choices()
+    settings = context.settings()
+    with Store.open(settings.store) as store:
+        store.require_writable()
+        graph = build_graph(target, choices, sources_of(store))
+        host = find_host(settings)
+        yield evaluation(graph, store, settings, host, context.output.message)
