@@ -30,6 +30,7 @@ COMMANDS = {
     "remove": ("eka.commands.add", "remove", "Remove them"),
     "resolve": ("eka.commands.resolve", "command", "Bring atom.lock in step with atom.toml"),
     "publish": ("eka.commands.publish", "command", "Publish atoms on the git remote"),
+    "verify": ("eka.commands.verify", "command", "Recompute what publications and locks claim"),
     "list": ("eka.commands.list", "command", "List the atoms of a set and their versions"),
     "eval": ("eka.commands.eval", "command", "Evaluate an atom or an expression, and print it"),
     "plan": ("eka.commands.plan", "command", "Evaluate to derivations, and print their paths"),

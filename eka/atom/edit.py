@@ -71,7 +71,7 @@ def add_direct(text: str, name: str, direct: Direct) -> str:
         table.append(tomlkit.key([name, direct.variety]), tomlkit.item(direct.url))
     else:
         inline = ", ".join(f"{key} = {value}" for key, value in pairs)
-        table[name] = tomlkit.parse(f"x = {{ {inline} }}")["x"]
+        table[name] = tomlkit.parse(f"x = {{ {inline} }}\n")["x"]
     return tomlkit.dumps(document)
 
 

@@ -60,8 +60,10 @@ def commit_set_file(repository: Repository) -> str | None:
         cacheinfo = f"100644,{blob},{FILE}"
         run_git(repository.root, "update-index", "--add", "--cacheinfo", cacheinfo, env=env)
         tree = run_git(repository.root, "write-tree", env=env).decode().strip()
-    parent = ["-p", head] if head else []
-    commit = repository.git("commit-tree", tree, *parent, "-m", MESSAGE).decode().strip()
+    # This commit is the set's identity if it is the first one, and two made by one person in one
+    # second would be one set; a random trailer keeps them apart.
+    more = ["-p", head] if head else ["-m", f"Entropy: {os.urandom(16).hex()}"]
+    commit = repository.git("commit-tree", tree, "-m", MESSAGE, *more).decode().strip()
     repository.git("update-ref", "-m", MESSAGE, "HEAD", commit, head or "")
     repository.git("update-index", "--add", "--cacheinfo", f"100644,{blob},{FILE}")
     return commit

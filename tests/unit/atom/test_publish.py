@@ -178,3 +178,14 @@ def test_what_is_not_in_the_commit_cannot_be_selected(published: Repo) -> None:
     source = publish.Source(repository, repository.commit("HEAD"))
     with pytest.raises(UsageError, match="is no atom of the commit"):
         publish.select(source, ["baz"], published.path)
+
+
+def test_sets_made_in_one_second_are_two(place: Path) -> None:
+    roots = set()
+    for name in ("a", "b"):
+        repository = initialize.create_repository(place / name)
+        initialize.write_set_file(place / name)
+        commit = initialize.commit_set_file(repository)
+        assert Repo(place / name).git("log", "-1", "--format=%s") == "init: ekala project"
+        roots.add(commit)
+    assert len(roots) == 2
