@@ -46,6 +46,7 @@ COMMANDS = {
     ),
     "store": ("eka.commands.store", "group", "Add, import, look into and check the store"),
     "daemon": ("eka.commands.daemon", "command", "Serve the store to Nix, in its own protocol"),
+    "nix": ("eka.commands.nix", "command", "Run any of Nix's commands over the store"),
     "log": ("eka.commands.log", "command", "Show the log of a build, or what ran"),
     "atom": ("eka.commands.atom", "atom", "Compute ids of atoms"),
     "uri": ("eka.commands.atom", "uri", "Look at atom URIs"),

@@ -118,11 +118,20 @@ class Ready(NamedTuple):
         line = head(prepared.subject, prepared.bundle, prepared.grants, self.host, mode)
         return os.fsencode(ledger_file(os.environ)), line
 
-    def start(self, arguments: Sequence[str], output: Output) -> int:
-        """Takes over the process; the caller ends it with the status."""
+    def start(
+        self,
+        arguments: Sequence[str],
+        output: Output,
+        change: Callable[[Plan], Plan] = lambda plan: plan,
+    ) -> int:
+        """Takes over the process; the caller ends it with the status.
+
+        `change` may put in what differs from one start to the next.
+        """
         for note in self.notes():
             output.warning(note)
         launch = self.launch()
+        launch["plan"] = change(launch["plan"])
         self.store.close()
         try:
             return warm.start(launch, [os.fsencode(word) for word in arguments])

@@ -104,8 +104,7 @@ def prepare(
             store.roots.add(root_for(wanted.lock.file, None))
     view = ViewPlan(CONTAINED, (), ())
     if not contained:
-        strategy = wanted.view or settings.view or "auto"
-        view = show(store, list(programs.closure.values()), strategy, overlay_obstacle)
+        view = _view(wanted, settings, programs)
     request = BundleRequest(
         profile=profile,
         view=view,
@@ -131,6 +130,13 @@ def prepare(
     )
 
 
+def _view(wanted: Wanted, settings: Settings, programs: Programs) -> ViewPlan:
+    if wanted.own_view is not None:
+        return wanted.own_view(programs.store)
+    strategy = wanted.view or settings.view or "auto"
+    return show(programs.store, list(programs.closure.values()), strategy, overlay_obstacle)
+
+
 def _subject(wanted: Wanted) -> str:
     """What is run, in one word, for a person who reads of it later."""
     if wanted.script is not None:
@@ -153,20 +159,24 @@ def _with_home(grants: Grants, wanted: Wanted, caller: Caller) -> tuple[Grants, 
     if wanted.home is None or wanted.home[0] != "persistent":
         return grants._replace(home=wanted.home), ()
     origin = wanted.home[1]
-    if wanted.script is None:
+    if wanted.script is None and wanted.keeper is None:
         raise UsageError(f"a persistent home ({origin}) is a script's", hint="run a script file")
     place = inner_home("private", caller.home)
     if place != caller.home or any(within(place, grant.path) for grant in grants.paths):
         raise GrantError(f"a persistent home ({origin}) cannot be at `{caller.home}` here")
-    script = os.fsencode(os.path.realpath(wanted.script))
-    name = f"{wanted.script.name}-{hashlib.blake2b(script, digest_size=10).hexdigest()}"
-    kept = data_dir(os.environ) / "home" / name
+    kept = data_dir(os.environ) / "home" / (wanted.keeper or _home_name(wanted.script))
     try:
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise GrantError(f"cannot make the home `{kept}` ({origin}): {error.strerror}") from error
     grant = Grant(place, True, origin, os.path.realpath(kept), True)
     return grants._replace(paths=(grant, *grants.paths)), (os.fspath(kept),)
+
+
+def _home_name(script: Path | None) -> str:
+    name = script or Path()
+    place = os.fsencode(os.path.realpath(name))
+    return f"{name.name}-{hashlib.blake2b(place, digest_size=10).hexdigest()}"
 
 
 def _compile(request: BundleRequest, wanted: Wanted, words: tuple[str, ...]) -> Bundle:

@@ -3,6 +3,7 @@
 /nix/store/<base>        its main program, or the path itself when it is a file
 /nix/store/<base>/sub    that program
 ./result                 a link to a store path, like the path
+./result/sub             that program, behind the link
 NAME, with -p            a program of the packages
 FILE                     a script or binary, as `eka-run FILE`
 """
@@ -31,6 +32,8 @@ def from_target(target: str, flags: Flags, reach: Reach, arguments: tuple[str, .
 def _from_target(target: str, flags: Flags, reach: Reach) -> Wanted:
     if target.startswith(STORE_DIR + "/"):
         return _from_store_path(target, flags, reach)
+    if behind := _behind_link(target):
+        return _from_store_path(behind, flags, reach)
     ref = PackageRef(target, "target", Path.cwd())
     links = links_of(ref)
     if links and os.readlink(links[-1]).startswith(STORE_DIR + "/"):
@@ -45,6 +48,19 @@ def _from_target(target: str, flags: Flags, reach: Reach) -> Wanted:
         f"`{target}` is neither a store path nor a file",
         hint=f"for a program of a package: `eka run -p PACKAGE {target}`",
     )
+
+
+def _behind_link(target: str) -> str | None:
+    """The place in the store of `LINK/sub`; the host, which has no such store, knows of none."""
+    link, slash, inside = target.rpartition("/")
+    while slash and link:
+        links = links_of(PackageRef(link, "target", Path.cwd()))
+        place = os.readlink(links[-1]) if links else ""
+        if place.startswith(STORE_DIR + "/"):
+            return f"{place}/{inside}" if inside else place
+        link, slash, above = link.rpartition("/")
+        inside = f"{above}/{inside}"
+    return None
 
 
 def _from_store_path(target: str, flags: Flags, reach: Reach) -> Wanted:

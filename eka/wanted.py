@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -27,6 +27,7 @@ from eka_runtime.nix.path import STORE_DIR, StorePath
 from eka_runtime.oci.grants import Asked
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
+from eka_runtime.view.plan import ViewPlan
 
 SH = "/bin/sh"
 
@@ -43,7 +44,8 @@ class Wanted(NamedTuple):
     """`roots` are store paths that the file or the target gave; `main` starts its own program.
 
     `statement` is what a lock of the script depends on, `lock` the current one, and `lasting` is
-    false for what the next start has to find out again, because it was warned of.
+    false for what the next start has to find out again, because it was warned of. `keeper` names a
+    persistent home that is no script's; `own_view` shows more than the closure.
     """
 
     packages: tuple[PackageRef, ...] = ()
@@ -66,6 +68,8 @@ class Wanted(NamedTuple):
     lock: Locked | None = None
     statement: Statement | None = None
     lasting: bool = True
+    keeper: str | None = None
+    own_view: Callable[[Store], ViewPlan] | None = None
 
 
 def from_flags(flags: Flags, directory: Path | None = None, profile: str = "run") -> Wanted:

@@ -1,0 +1,125 @@
+"""`eka nix -- COMMAND`: any of Nix's commands, in a bundle with the store and a daemon for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from eka.commands.grants import Asked, grant_options
+from eka.context import Context
+
+if TYPE_CHECKING:
+    from eka.fetching import Reach
+    from eka.wanted import Wanted
+    from eka_runtime.store.store import Store
+    from eka_runtime.view.plan import ViewPlan
+
+_SOCKET = "/nix/daemon.sock"
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option("--record", is_flag=True, help="Note the run in the ledger.")
+@click.option("--require-sandbox", is_flag=True, help="Refuse a weaker sandbox.")
+@click.argument("tool", metavar="COMMAND")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…")
+@grant_options
+@click.pass_obj
+def command(
+    context: Context,
+    asked: Asked,
+    tool: str,
+    arguments: tuple[str, ...],
+    record: bool,
+    require_sandbox: bool,
+) -> NoReturn:
+    """Run a Nix COMMAND (nix-build, nix-instantiate, nix-store, nix …) over eka's store.
+
+    No /nix is needed on this host. Nix itself comes from the store if it is there, else from the
+    host. The working directory is writable; `--read`, `--write` and `--net` grant more.
+    """
+    from eka.beside import served, with_socket
+    from eka.launching import get_ready, require_full_sandbox
+
+    def wanted(reach: Reach) -> tuple[Wanted, None]:
+        return _wanted(context, asked, tool, reach.store), None
+
+    with get_ready(
+        wanted, context.store_dir, context.output, offline=context.offline, record=record
+    ) as (ready, _):
+        if require_sandbox:
+            require_full_sandbox(ready)
+        with served(ready.store.layout, context.output.warning) as place:
+            status = ready.start(
+                arguments, context.output, change=lambda plan: with_socket(plan, place)
+            )
+        _keep_profiles(context)
+        os._exit(status)
+
+
+def _show_all(context: Context, store: Store) -> None:
+    from eka_runtime.view.live import LiveView
+
+    store.require_writable()
+    with context.output.progress("showing the store", total=store.paths.count()) as update:
+        LiveView(store).show_all(lambda done: update(done, 0))
+
+
+def _wanted(context: Context, asked: Asked, tool: str, store: Store) -> Wanted:
+    from eka.nix_tools import nix_tools
+    from eka.packages import PackageRef
+    from eka.wanted import Program, from_flags
+
+    flags = asked.flags()
+    stated = from_flags(flags, profile="nix")
+    packages = stated.packages
+    if not any("-nix-" in ref.text for ref in packages):
+        own = PackageRef(str(nix_tools(store, os.environ).path), "eka nix", Path.cwd())
+        packages = (*packages, own)
+    home = stated.home or (("persistent", "eka nix") if _has_place_for_home(stated) else None)
+    return stated._replace(
+        packages=packages,
+        program=Program((tool,), "eka nix"),
+        home=home,
+        keeper="nix",
+        own_view=lambda opened: _view(context, opened),
+    )
+
+
+def _has_place_for_home(wanted: Wanted) -> bool:
+    from eka.prepare import current_caller
+    from eka_runtime.oci.grants import within
+    from eka_runtime.oci.mounts import inner_home
+
+    home = current_caller().home
+    granted = (os.path.expanduser(text) for text, _ in (*wanted.read, *wanted.write))
+    shown = any(within(home, os.path.normpath(place)) for place in granted)
+    return not shown and inner_home("private", home) == home
+
+
+def _view(context: Context, store: Store) -> ViewPlan:
+    from eka.beside import SOCKET
+    from eka_runtime.view.live import LiveView
+    from eka_runtime.view.plan import ViewMount
+
+    _show_all(context, store)
+    plan = LiveView(store).plan()
+    return plan._replace(mounts=(*plan.mounts, ViewMount(SOCKET, _SOCKET, False)))
+
+
+def _keep_profiles(context: Context) -> None:
+    """What `nix-env` and others made in Nix's state directory are roots, as with Nix itself."""
+    from eka.config import data_dir
+    from eka_runtime.store.roots import link_root, path_behind
+
+    state = data_dir(os.environ) / "home" / "nix" / ".local/state/nix"
+    links = [
+        os.path.join(at, name) for at, below, names in os.walk(state) for name in (*names, *below)
+    ]
+    found = [link for link in links if os.path.islink(link) and path_behind(os.fsencode(link))]
+    if found:
+        with context.open_store() as store:
+            for link in found:
+                store.roots.add(link_root(link))

@@ -1,0 +1,166 @@
+"""Nix's own commands as a store path: one that the store has, else the host's, taken in once.
+
+    /nix/store/<hash>-nix-tools/bin/nix-build …    scripts that start the program by its loader
+    /nix/store/<hash>-nix-tools/libexec/nix        the host's program, which is all commands in one
+    /nix/store/<hash>-nix-tools/lib/               the libraries that it needs, and the loader
+
+So no file of the host's is shown in a bundle. What was taken in is found again by the stamps of the
+files that it was made from, and is a root as long as eka's cache remembers it:
+
+    $XDG_CACHE_HOME/eka/nix-tools.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from eka.config import cache_dir
+from eka_runtime.castore.node import DirectoryNode
+from eka_runtime.errors import EkaError, FormatError, InterpreterNotFound
+from eka_runtime.linux.elf import elf_interpreter
+from eka_runtime.nix.path import StorePath
+from eka_runtime.store.pathinfo import PathInfo
+from eka_runtime.store.roots import Root
+from eka_runtime.store.store import Store
+
+NAME = "nix-tools"
+_ROOT = f"eka/{NAME}"
+COMMANDS = (
+    "nix",
+    "nix-build",
+    "nix-channel",
+    "nix-collect-garbage",
+    "nix-copy-closure",
+    "nix-env",
+    "nix-hash",
+    "nix-instantiate",
+    "nix-prefetch-url",
+    "nix-shell",
+    "nix-store",
+)
+_SCRIPT = """\
+#!/bin/sh
+here=${0%/bin/*}
+exec "$here/lib/loader" --argv0 "${0##*/}" --library-path "$here/lib" "$here/libexec/nix" "$@"
+"""
+_RELEASE = re.compile(r"nix-(\d+(?:\.\d+)+)\Z")
+_LIBRARY = re.compile(r"^\s*(\S+) => (/\S+)(?: \(0x[0-9a-f]+\))?$", re.MULTILINE)
+_BY_NAME = ("libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2")
+_PLACES = "/usr/local/bin:/usr/bin:/bin"
+_HINT = (
+    "install it (on Debian: `apt-get install nix-bin`), import it into the store, or name one with"
+    " `-p /nix/store/…-nix-…`"
+)
+
+
+def nix_tools(store: Store, environ: Mapping[str, str]) -> PathInfo:
+    """The newest Nix of the store, else the host's. Raises InterpreterNotFound."""
+    found = max(_in_store(store), default=None)
+    return store.info(found[1]) if found else _of_host(store, environ)
+
+
+def _in_store(store: Store) -> Iterator[tuple[list[int], StorePath]]:
+    for path in store.paths.beginning("nix-", 10_000):
+        release = _RELEASE.fullmatch(path.name)
+        if release and isinstance(store.info(path).node, DirectoryNode):
+            try:
+                store.resolve(f"{path}/bin/nix-build")
+            except EkaError:
+                continue
+            yield [int(part) for part in release[1].split(".")], path
+
+
+def _of_host(store: Store, environ: Mapping[str, str]) -> PathInfo:
+    found = shutil.which("nix", path=f"{environ.get('PATH', '')}:{_PLACES}")
+    if found is None:
+        raise InterpreterNotFound("neither the store nor this host has Nix", hint=_HINT)
+    program = os.path.realpath(found)
+    record = cache_dir(environ) / f"{NAME}.json"
+    known = _known(record, program)
+    if known and (info := store.paths.get(known)):
+        return info
+    loader, libraries = _needed(program)
+    with tempfile.TemporaryDirectory(prefix="eka-nix-") as directory:
+        tree = Path(directory) / NAME
+        _assemble(tree, program, loader, libraries)
+        info = store.add_tree(tree)
+    # The one before was of a Nix that the host has no more.
+    store.roots.remove(_ROOT)
+    store.roots.add(Root(_ROOT, "named", b"", (info.path,)))
+    _remember(record, info.path, [program, loader, *libraries.values()])
+    return info
+
+
+def _needed(program: str) -> tuple[str, dict[str, str]]:
+    """The loader, and the libraries by the names under which they are asked for."""
+    try:
+        interpreter = elf_interpreter(Path(program))
+    except FormatError as error:
+        raise InterpreterNotFound(f"`{program}`: {error}", hint=_HINT) from error
+    if interpreter is None:
+        raise InterpreterNotFound(f"`{program}` is not a dynamic program", hint=_HINT)
+    loader = os.fsdecode(interpreter)
+    done = subprocess.run(
+        [loader, "--list", program], capture_output=True, text=True, check=False, env={}
+    )
+    if done.returncode != 0:
+        raise InterpreterNotFound(
+            f"the libraries of `{program}` are not all there: {done.stderr.strip()}", hint=_HINT
+        )
+    libraries = dict(_LIBRARY.findall(done.stdout))
+    # Nix opens these by name, for the names of hosts.
+    for name in _BY_NAME:
+        for place in {os.path.dirname(file) for file in libraries.values()}:
+            if os.path.exists(f"{place}/{name}"):
+                libraries.setdefault(name, f"{place}/{name}")
+    return loader, libraries
+
+
+def _assemble(tree: Path, program: str, loader: str, libraries: Mapping[str, str]) -> None:
+    for name in ("bin", "lib", "libexec"):
+        (tree / name).mkdir(parents=True)
+    for source, place in (
+        (program, "libexec/nix"),
+        (loader, "lib/loader"),
+        *((file, f"lib/{name}") for name, file in libraries.items()),
+    ):
+        shutil.copyfile(source, tree / place)
+        (tree / place).chmod(0o755)
+    for name in COMMANDS:
+        (tree / "bin" / name).write_text(_SCRIPT)
+        (tree / "bin" / name).chmod(0o755)
+
+
+def _known(record: Path, program: str) -> StorePath | None:
+    """The path made before, if no file of the host has changed since."""
+    try:
+        data = json.loads(record.read_bytes())
+        if data["program"] == program and all(_stamp(file) == at for file, at in data["files"]):
+            return StorePath.parse(data["path"])
+    except (OSError, ValueError, KeyError, TypeError, FormatError):
+        pass
+    return None
+
+
+def _remember(record: Path, path: StorePath, files: list[str]) -> None:
+    stamps = [(file, _stamp(file)) for file in files]
+    data = {"path": str(path), "program": files[0], "files": stamps}
+    fresh = record.with_name(f".{record.name}.{os.getpid()}")
+    try:
+        record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh.write_text(json.dumps(data), "utf-8")
+        os.rename(fresh, record)
+    except OSError:
+        fresh.unlink(missing_ok=True)  # found out anew next time
+
+
+def _stamp(file: str) -> list[int]:
+    status = os.stat(file)
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
