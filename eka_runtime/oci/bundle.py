@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 NETWORK_ANNOTATION = "dev.eka.network"
 """off, loopback or host. Runtimes bring a new loopback up; the launcher knows how not to."""
 
+NESTING_ANNOTATION = "dev.eka.nesting"
+"""There, and "granted", where the program makes containers of its own."""
+
 OCI_VERSION = "1.0.2"
 """What runc 1.1 and crun 1.8 announce; nothing newer is needed."""
 
@@ -244,6 +247,8 @@ def _annotations(request: BundleRequest, network: str) -> dict[str, str]:
         "dev.eka.profile": request.profile.name,
         "dev.eka.view": request.view.strategy,
     }
+    if request.grants.nesting is not None:
+        own[NESTING_ANNOTATION] = "granted"
     if request.shell.sh is not None:
         sh = request.shell.sh
         # A host's program is known by its contents: where it lies differs from host to host.

@@ -73,6 +73,8 @@ def plan_mounts(
     planned = [*_base_mounts(profile, present, granted), *_home(profile, home, grants)]
     planned += [_grant(grant) for grant in scratch]
     planned += _view_mounts(view, packages)
+    if grants.nesting is not None:
+        planned.append(_no_control_groups(grants.nesting))
     if shares_network is not None:
         planned += _network_files(profile, present, grants, shares_network)
     parents_first = sorted(grants.paths, key=lambda grant: grant.path.split("/"))
@@ -113,6 +115,15 @@ def _home(profile: Profile, home: str, grants: Grants) -> list[PlannedMount]:
     detail = "an empty home of its own; yours is visible where it is granted"
     reason = Reason("mount", home, origin, detail)
     return [PlannedMount(mount, True, reason, 0o700)]
+
+
+def _no_control_groups(origin: str) -> PlannedMount:
+    """crun looks there for the kind of the tree, and starts nothing where there is not even a
+    directory; an empty tmpfs is one of version 1 without controllers."""
+    options = ("ro", "nosuid", "nodev", "noexec", "mode=0555", "size=4k")
+    mount = Mount(destination="/sys/fs/cgroup", type="tmpfs", source="tmpfs", options=options)
+    detail = "empty: there are no control groups for containers of its own"
+    return PlannedMount(mount, True, Reason("mount", mount.destination, origin, detail))
 
 
 def _view_mounts(view: ViewPlan, packages: Mapping[str, str]) -> list[PlannedMount]:

@@ -33,7 +33,7 @@ from eka_runtime.runtime.view_server import served_mount, server_words
 
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (CRUN, RUNC)}
 
-_NETWORK = "dev.eka.network"  # eka_runtime.oci.bundle
+_NETWORK, _NESTING = "dev.eka.network", "dev.eka.nesting"  # eka_runtime.oci.bundle
 _PATH_LIMIT = 100  # a socket lies in the state directory, and its path must fit 108 bytes
 _SBIN = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 _SMALLEST_NOFILE = 512
@@ -55,6 +55,8 @@ def plan(
 
     `args`, `env` and `terminal` of the spec's process are left out: they belong to a start. With
     `terminal`, the program gets a terminal when the starting process has one on all three streams.
+    Where the program makes containers of its own, /proc hides nothing: a runtime inside has to see
+    processes that it may not trace, as its own are until they run.
     Mounts at `granted` places have sources that others can change: at each start they are opened
     without following links, where the mode allows it.
     SpecError when the spec lacks what every bundle has.
@@ -112,7 +114,7 @@ def plan(
         cover=host.cover if outer else (),
         readonly=_CGROUPS if outer and kind.makes_cgroups and host.uid == 0 else (),
         protect=outer and kind.clones_itself,
-        proc=host.proc.encode(),
+        proc=b"" if _NESTING in config.get("annotations", {}) else host.proc.encode(),
         serve=(mount, *server_words(mount)) if mount else (),
     )
 

@@ -249,13 +249,10 @@ class _Collection:
         return self._conn.total_changes > before
 
     def _ordered(self) -> Iterator[_Candidate]:
-        rows = self._conn.execute(
-            "select id, hash, name, used from path where id not in live order by id"
-        )
-        candidates = {row[0]: _Candidate(row[0], StorePath(*row[1:3]), row[3]) for row in rows}
+        candidates, edges = self._graph()
         referrers = dict.fromkeys(candidates, 0)
         references: dict[int, list[int]] = {id: [] for id in candidates}
-        for referrer, reference in self._conn.execute(_EDGES):
+        for referrer, reference in edges:
             referrers[reference] += 1
             references[referrer].append(reference)
         ready = [(one.used, one.id) for one in candidates.values() if not referrers[one.id]]
@@ -281,6 +278,18 @@ class _Collection:
                     hint=f"`{min(users)}` refers to it" if users else "remove what keeps it first",
                 )
         return chosen
+
+    def _graph(self) -> tuple[dict[int, _Candidate], list[tuple[int, int]]]:
+        """What is not to stay, and the references among it, as of one moment: others add paths."""
+        self._conn.execute("begin")
+        try:
+            rows = self._conn.execute(
+                "select id, hash, name, used from path where id not in live order by id"
+            )
+            found = {row[0]: _Candidate(row[0], StorePath(*row[1:3]), row[3]) for row in rows}
+            return found, self._conn.execute(_EDGES).fetchall()
+        finally:
+            self._conn.execute("commit")
 
     def _up_to(self, ordered: list[_Candidate], most: int) -> list[_Candidate]:
         """The shortest beginning that frees so many bytes."""

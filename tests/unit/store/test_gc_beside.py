@@ -181,6 +181,30 @@ def test_a_path_that_is_wanted_meanwhile_stays_with_its_closure(store: Store) ->
         assert other.closure([q.path]) == sorted([p.path, q.path])
 
 
+def test_a_path_that_comes_between_two_looks_stays_with_what_it_needs(store: Store) -> None:
+    """While the order is made in which paths go: as many processes at work found out."""
+    p = link_info("p")
+    insert(store, p)
+    _leave(store)
+    q = link_info("q", [p.path])
+    with Store.open(store.root) as other:
+
+        def add(statement: str) -> None:
+            conn = store.database.connection
+            if "from reference" in statement and not conn.in_transaction and not other_has():
+                insert(other, q)
+
+        def other_has() -> bool:
+            return other.paths.get(q.path) is not None
+
+        store.database.connection.set_trace_callback(add)
+        collect(store)
+        store.database.connection.set_trace_callback(None)
+        if not other_has():
+            insert(other, p, q)
+        assert problems(other) == []
+
+
 def test_a_path_that_is_added_again_meanwhile_stays_with_its_closure(store: Store) -> None:
     p, q = _many(store)
     gone: list[StorePath] = []
