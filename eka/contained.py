@@ -45,7 +45,8 @@ def write_rootfs(
 
 def contained_bundle(export: Export, settings: Settings, reach: Reach) -> Prepared:
     """A bundle that needs nothing of the store; `fill_bundle` puts everything into it."""
-    wanted = export.wanted._replace(script=None, arguments=export.arguments)
+    arguments = export.arguments if export.words else ()
+    wanted = export.wanted._replace(script=None, arguments=arguments)
     if export.file and wanted.program:
         wanted = wanted._replace(program=wanted.program._replace(file=export.file.place))
     # runc starts users other than root as uid 0 of their namespace only; crun does either.

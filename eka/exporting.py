@@ -24,7 +24,7 @@ from eka.target import from_target
 from eka.wanted import SH, Wanted
 from eka_runtime.castore.node import FileNode
 from eka_runtime.castore.services import require_blob
-from eka_runtime.errors import InterpreterNotFound, UsageError
+from eka_runtime.errors import InterpreterNotFound, NotExecutable, UsageError
 from eka_runtime.linux.elf import ELF_MAGIC
 from eka_runtime.nix.path import STORE_DIR, StorePath
 from eka_runtime.oci.bundle import ShellFiles
@@ -88,18 +88,20 @@ def _resolved(
         found = _of_packages(found)
     try:
         words = words_of(wanted, programs)
-    except InterpreterNotFound:
-        # A library, or a set of tools: nothing starts by itself, but there may be a shell.
+    except (InterpreterNotFound, NotExecutable):
+        # A library, a text, a set of tools: nothing starts by itself, but there may be a shell.
         if wanted.program is not None:
             raise
         words, arguments = (), arguments or ((SH,) if found.files.sh else ())
+    name, version = _name_of(wanted, words)
+    if wanted.main and not words:
+        wanted = wanted._replace(main=None, roots=(wanted.main,))
     if words[:1] == (SH,):
         require_shell(found)
     if reach.store.writable:
         # A collection that begins now leaves them alone.
         reach.store.paths.touch(info.path for info in programs.closure.values())
     file = _script(wanted)
-    name, version = _name_of(wanted, words)
     return Export(
         wanted,
         {info.path: info for info in programs.closure.values()},

@@ -60,17 +60,18 @@ def prepare(
     root_inside: bool,
     *,
     contained: bool = False,
+    caller: Caller | None = None,
 ) -> Prepared:
     """Raises what resolving, finding and granting raise.
 
     The store gains checkouts, and the packages that it lacked and far services had. A bundle that
-    is to be `contained` has the closure in its rootfs, where the caller puts it, and shows no
-    working directory.
+    is to be `contained` has the closure in its rootfs, where it is put later, and shows no working
+    directory. `caller` is who runs it, if not this user.
     """
     cwd = "/" if contained else working_directory()
     programs, packages = gather(wanted, reach)
     shell = find_shell(programs, settings)
-    caller = current_caller()
+    caller = caller or current_caller()
     profile = load_profile(wanted.profile)
     grants = resolve_grants(
         read=wanted.read,

@@ -8,7 +8,7 @@ from eka.commands.grants import Asked, grant_options
 from eka.completing import packages
 from eka.context import Context
 
-FORMATS = ("oci-archive", "oci-dir", "docker-archive", "rootfs", "bundle")
+FORMATS = ("oci-archive", "oci-dir", "docker-archive", "rootfs", "bundle", "single-file")
 
 
 @click.command(context_settings={"allow_interspersed_args": True})
@@ -31,7 +31,17 @@ FORMATS = ("oci-archive", "oci-dir", "docker-archive", "rootfs", "bundle")
 @click.option("--plan", is_flag=True, help="Show the layers, and write nothing.")
 @click.option("--user", default="0:0", metavar="UID[:GID]", help="Who runs it; default root.")
 @click.option("--label", multiple=True, metavar="NAME=V", help="Add a label.")
-@click.option("--platform", metavar="OS/ARCH", help="Say what it is for; default: as its programs.")
+@click.option(
+    "--platform",
+    multiple=True,
+    metavar="P[=TARGET]",
+    help="Say what it is for (default: as its programs); with TARGET, add it for that platform.",
+)
+@click.option("--push", is_flag=True, help="Send it to the registry that --tag names.")
+@click.option("--plain-http", is_flag=True, help="The registry has no https.")
+@click.option("--attach", is_flag=True, help="Send SBOM and provenance along, as referrers.")
+@click.option("--sbom", metavar="FILE", help="Write what is in the image, as SPDX JSON.")
+@click.option("--provenance", metavar="FILE", help="Write where it comes from, as SLSA provenance.")
 @click.option("--no-shell", is_flag=True, help="No /bin/sh of this host's.")
 @click.argument("target", shell_complete=packages)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…")
@@ -49,7 +59,12 @@ def command(
     plan: bool,
     user: str,
     label: tuple[str, ...],
-    platform: str | None,
+    platform: tuple[str, ...],
+    push: bool,
+    plain_http: bool,
+    attach: bool,
+    sbom: str | None,
+    provenance: str | None,
     no_shell: bool,
     target: str,
     arguments: tuple[str, ...],
@@ -59,7 +74,8 @@ def command(
     `podman run oci-archive:OUT`, `podman load -i OUT`, `docker load -i OUT` or
     `podman run --rootfs OUT` start it without eka. ARGs are its default arguments.
     """
-    from eka.exported import Request, export
+    from eka.export_session import Request
+    from eka.exported import export
 
     request = Request(
         target=target,
@@ -73,7 +89,12 @@ def command(
         share_with=share_with,
         user=user,
         labels=label,
-        platform=platform,
+        platforms=platform,
         shell=not no_shell,
+        push=push,
+        plain_http=plain_http,
+        attach=attach,
+        sbom=sbom,
+        provenance=provenance,
     )
     export(context, request, plan=plan)

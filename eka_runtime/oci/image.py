@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from eka_runtime.errors import ShellMissing
+from eka_runtime.nix.path import StorePath
 from eka_runtime.oci.image_layers import Layer
 from eka_runtime.oci.image_tar import TarWriter, Write, write_store_paths
 from eka_runtime.oci.rootfs import RootfsEntry
@@ -30,6 +31,7 @@ CREATED = "1970-01-01T00:00:01Z"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
+EMPTY = "application/vnd.oci.empty.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 REF_NAME = "org.opencontainers.image.ref.name"
 
@@ -88,7 +90,7 @@ class ImageSpec(NamedTuple):
     `rootfs` and `files` make the last layer.
     """
 
-    infos: Mapping[Any, PathInfo]
+    infos: Mapping[StorePath, PathInfo]
     layers: tuple[Layer, ...]
     entrypoint: tuple[str, ...]
     arguments: tuple[str, ...]
@@ -112,14 +114,9 @@ def layer_sources(store: Store, image: ImageSpec) -> list[LayerSource]:
 
 
 def _of_paths(store: Store, image: ImageSpec, layer: Layer) -> LayerSource:
-    paths = sorted(layer.paths)
-
     def write(write: Write) -> None:
         tar = TarWriter(write)
-        for directory in (b"nix", b"nix/store"):
-            tar.directory(directory)
-        nodes = ((str(path)[1:].encode(), image.infos[path].node) for path in paths)
-        write_store_paths(tar, nodes, store.blobs, store.directories)
+        _write_paths(tar, store, image, layer.paths, b"")
         tar.end()
 
     return LayerSource(write, " ".join(path.base for path in layer.paths), layer.size)
@@ -127,17 +124,28 @@ def _of_paths(store: Store, image: ImageSpec, layer: Layer) -> LayerSource:
 
 def _write_rootfs(image: ImageSpec, write: Write) -> None:
     tar = TarWriter(write)
-    write_root_entries(tar, image.rootfs)
-    for file in sorted(image.files):
-        mode = _LAYER_EXECUTABLE if file.executable else _LAYER_FILE
-        tar.file(file.place[1:].encode("utf-8", "surrogateescape"), mode, file.data)
+    _write_root(tar, image, b"")
     tar.end()
 
 
-def write_root_entries(tar: TarWriter, entries: Iterable[RootfsEntry]) -> None:
-    """Raises ShellMissing when a file of the host is not there any more."""
-    for entry in entries:
-        name = entry.path.encode("utf-8", "surrogateescape")
+def write_whole(tar: TarWriter, store: Store, image: ImageSpec, prefix: bytes) -> None:
+    """All layers as one tree below `prefix`, which ends in a slash or is empty."""
+    _write_root(tar, image, prefix)
+    _write_paths(tar, store, image, image.infos, prefix)
+
+
+def _write_paths(
+    tar: TarWriter, store: Store, image: ImageSpec, paths: Iterable[StorePath], prefix: bytes
+) -> None:
+    for directory in (b"nix", b"nix/store"):
+        tar.directory(prefix + directory)
+    nodes = ((prefix + str(path)[1:].encode(), image.infos[path].node) for path in sorted(paths))
+    write_store_paths(tar, nodes, store.blobs, store.directories)
+
+
+def _write_root(tar: TarWriter, image: ImageSpec, prefix: bytes) -> None:
+    for entry in image.rootfs:
+        name = prefix + entry.path.encode("utf-8", "surrogateescape")
         if entry.kind == "directory":
             tar.directory(name, entry.mode)
         elif entry.kind == "symlink":
@@ -146,6 +154,11 @@ def write_root_entries(tar: TarWriter, entries: Iterable[RootfsEntry]) -> None:
             tar.file(name, entry.mode, entry.text.encode())
         else:
             tar.file(name, entry.mode, _host_file(entry.text))
+    for file in sorted(image.files):
+        mode = _LAYER_EXECUTABLE if file.executable else _LAYER_FILE
+        name = prefix + file.place[1:].encode("utf-8", "surrogateescape")
+        tar.directory(name.rpartition(b"/")[0])
+        tar.file(name, mode, file.data)
 
 
 def _host_file(path: str) -> bytes:
@@ -202,6 +215,22 @@ def manifest_json(
     if annotations:
         data["annotations"] = dict(annotations)
     return canonical_json(data)
+
+
+def artifact_json(
+    artifact_type: str, empty: Descriptor, content: Descriptor, subject: Descriptor
+) -> bytes:
+    """A manifest of something about another manifest; its config is the empty descriptor."""
+    return canonical_json(
+        {
+            "artifactType": artifact_type,
+            "config": empty.to_data(),
+            "layers": [content.to_data()],
+            "mediaType": MANIFEST,
+            "schemaVersion": 2,
+            "subject": subject.to_data(),
+        }
+    )
 
 
 def index_json(manifests: Iterable[Descriptor]) -> bytes:

@@ -58,11 +58,11 @@ def host_platform() -> Mapping[str, str]:
 
 
 def parse_platform(text: str) -> Mapping[str, str]:
-    """Of `OS/ARCHITECTURE[/VARIANT]`, or an architecture alone. Raises UsageError."""
+    """Of `[linux/]ARCHITECTURE[/VARIANT]`. Raises UsageError."""
     parts = text.split("/")
-    if len(parts) == 1:
+    if parts[0] in _ARCHITECTURES:
         parts = ["linux", *parts]
-    known = parts[0] == "linux" and len(parts) <= 3 and parts[1] in _ARCHITECTURES
+    known = parts[0] == "linux" and 2 <= len(parts) <= 3 and parts[1] in _ARCHITECTURES
     if not known or not all(part.isalnum() for part in parts):
         raise UsageError(
             f"`{text}` is not a platform",

@@ -69,6 +69,9 @@ def image_rootfs(profile: Profile, shell: ShellFiles, user: RootUser) -> tuple[R
             continue
         if source.kind == "store":
             rootfs.symlink(place, source.path)
+        elif place != "/bin/sh" and source == shell.sh:
+            # A busybox is what its name says, and needs to be there once.
+            rootfs.symlink(place, "/bin/sh")
         else:
             rootfs.host_file(place, source.path, source.digest)
     return rootfs.entries()

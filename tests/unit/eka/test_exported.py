@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from eka.exporting import name_and_version
 from eka.images import Reference
 from eka_runtime.errors import UsageError
 from eka_runtime.store.store import Store
+from tests.registry import registry
 from tests.stores import assert_clean
 
 WRONG = (
@@ -28,6 +31,12 @@ WRONG = (
     (("--platform", "plan9/mips", "-o", "x"), "not a platform"),
     (("--max-layers", "0", "-o", "x"), "fewer than 1"),
     (("--format", "docker-archive", "--compression", "zstd", "-o", "x"), "not compressed"),
+    (("--format", "single-file", "--no-shell", "-o", "x"), "has no program"),
+    (("--format", "bundle", "--no-shell", "-o", "x"), "has no program"),
+    (("--format", "rootfs", "--sbom", "s", "-o", "x"), "belongs to images"),
+    (("--attach", "-o", "x"), "belongs to `--push`"),
+    (("--push", "-o", "x"), "no `-o` beside it"),
+    (("--push",), "no name to push to"),
 )
 
 
@@ -66,6 +75,42 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(
     assert ended.value.code == 2
     assert message in capfd.readouterr().err
     assert os.listdir(place) == ["taken"]
+
+
+def run(*words: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export", *words], obj=Context())
+    assert ended.value.code == 0
+
+
+def test_an_image_for_two_platforms_with_its_documents(place: Path, path: str) -> None:
+    more = ("--platform", "linux/riscv64", "--platform", f"arm/v7={path}")
+    run(path, "-o", "out", "--format=oci-dir", *more, "--sbom=s.json", "--provenance=p.json")
+    [named] = json.loads((place / "out" / "index.json").read_bytes())["manifests"]
+    index = json.loads((place / "out" / "blobs" / named["digest"].replace(":", "/")).read_bytes())
+    platforms = [one["platform"] for one in index["manifests"]]
+    assert [one["architecture"] for one in platforms] == ["riscv64", "arm"]
+    assert platforms[1]["variant"] == "v7"
+    sbom = json.loads((place / "s.json").read_bytes())
+    assert [one["packageFileName"] for one in sbom["packages"]] == [path]
+    provenance = json.loads((place / "p.json").read_bytes())
+    digest = named["digest"].removeprefix("sha256:")
+    assert provenance["subject"] == [{"digest": {"sha256": digest}, "name": "localhost/tree:1.0"}]
+
+
+def test_a_push_says_what_was_sent(
+    place: Path, path: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with registry() as made:
+        words = (path, "--push", "--tag", f"{made.host}/some/tree:1", "--attach")
+        run(*words)
+        first = capfd.readouterr()
+        run(*words)
+        second = capfd.readouterr()
+    assert first.out == second.out
+    assert re.fullmatch(rf"{made.host}/some/tree@sha256:[0-9a-f]{{64}}\n", first.out)
+    assert "; the registry had 0 B" in first.err
+    assert "sent 0 B; the registry had" in second.err
 
 
 @pytest.mark.parametrize(
