@@ -130,7 +130,7 @@ def test_a_signal_reaches_the_program_and_what_ends_cleans_up(world: World, box:
     assert [name for name in os.listdir(box) if name.startswith("eka-run-")] == []
 
 
-def test_it_can_be_unpacked(single: Single) -> None:
+def test_a_single_file_can_be_unpacked(single: Single) -> None:
     place = single.box / "unpacked"
     assert single(EKA_EXTRACT=str(place)).status == 0
     assert (place / "rootfs" / "app" / "prog").is_file()
@@ -138,7 +138,7 @@ def test_it_can_be_unpacked(single: Single) -> None:
     assert '"hostID":\n@UID@\n' in template
 
 
-def test_the_same_everywhere(world: World, box: Path) -> None:
+def test_single_files_are_the_same_everywhere(world: World, box: Path) -> None:
     words = ("--format=single-file", "--json", "-o")
     digests = set()
     for name in ("a", "b"):
