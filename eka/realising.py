@@ -20,7 +20,6 @@ from eka.shell import static_shell
 from eka_runtime.build.goals import Goals
 from eka_runtime.build.scheduler import Outcome, Scheduler
 from eka_runtime.build.settings import (
-    MAX_LOG,
     BuildSettings,
     job_count,
     own_features,
@@ -99,27 +98,39 @@ def parse_target(text: str) -> Target:
     return Target(path, outputs)
 
 
+def default_settings(
+    settings: Settings, environ: Mapping[str, str], *, offline: bool
+) -> BuildSettings:
+    """Without anything from a command line."""
+    return BuildSettings(
+        shell=static_shell(settings),
+        max_jobs=job_count(),
+        offline=offline,
+        systems=own_systems(),
+        features=own_features(),
+        environ=environ,
+    )
+
+
 def build_settings(
     settings: Settings, options: Options, environ: Mapping[str, str], *, offline: bool
 ) -> BuildSettings:
     """What eka.toml, the command line and the machine make of it."""
-    return BuildSettings(
-        shell=static_shell(settings),
-        max_jobs=options.max_jobs or job_count(),
+    own = default_settings(settings, environ, offline=offline)
+    return own._replace(
+        max_jobs=options.max_jobs or own.max_jobs,
         cores=options.cores,
         timeout=options.timeout,
         max_silent_time=options.max_silent_time,
-        max_log_size=MAX_LOG if options.max_log_size is None else options.max_log_size,
+        max_log_size=own.max_log_size if options.max_log_size is None else options.max_log_size,
         keep_failed=options.keep_failed,
         keep_going=options.keep_going,
         check=options.check,
         no_chroot=options.allow_no_chroot,
         nesting=options.nesting,
-        offline=offline,
-        systems=(*own_systems(), *(options.extra_platforms or "").split()),
-        features=(*own_features(), *(options.system_features or "").split()),
+        systems=(*own.systems, *(options.extra_platforms or "").split()),
+        features=(*own.features, *(options.system_features or "").split()),
         limits=options.limits,
-        environ=environ,
     )
 
 

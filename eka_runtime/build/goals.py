@@ -14,7 +14,7 @@ from typing import Protocol
 from eka_runtime.build.derivations import read_derivation
 from eka_runtime.errors import BuildRefused, FormatError
 from eka_runtime.nix.derivation import Derivation
-from eka_runtime.nix.outputs import Modulos, realisation_id
+from eka_runtime.nix.outputs import Modulos
 from eka_runtime.nix.path import StorePath
 from eka_runtime.store.realisations import Realisations
 from eka_runtime.store.store import Store
@@ -71,6 +71,7 @@ class Goals:
         self._substitutes = substitutes
         self._realisations = Realisations(store.database)
         self._drvs: dict[StorePath, Derivation] = {}
+        self._believed: set[StorePath] = set()
 
     def read(self, path: StorePath) -> Derivation:
         """Raises PathNotFound and FormatError."""
@@ -80,9 +81,15 @@ class Goals:
             self._drvs[path] = read_derivation(self.store, path)
         return self._drvs[path]
 
-    def known(self, path: StorePath, drv: Derivation) -> None:
-        """A derivation that is not in the store, as clients of the daemon send them."""
+    def believe(self, path: StorePath, drv: Derivation) -> None:
+        """A derivation without input derivations, as trusted clients send them: where its outputs
+        go cannot be checked."""
         self._drvs[path] = drv
+        self._believed.add(path)
+
+    def ids(self, path: StorePath) -> Mapping[str, str]:
+        """Those of realisations of its outputs."""
+        return self.modulos.realisation_ids(self.read(path))
 
     def add(self, wanted: Mapping[StorePath, Iterable[str]], *, anew: bool = False) -> None:
         """Plans, and fetches what can be; with `anew`, the wanted ones are built in any case."""
@@ -108,16 +115,14 @@ class Goals:
         """What an output without a path of its own is known to have become."""
         if drv.impure:
             return None
-        return self._realisations.get(realisation_id(self.modulos.of(drv).digests[output], output))
+        return self._realisations.get(self.modulos.realisation_ids(drv)[output])
 
     def record(self, drv: Derivation, outputs: Mapping[str, StorePath]) -> None:
         """Remembers what outputs without paths of their own have become."""
         if drv.impure or all(output.path for output in drv.outputs.values()):
             return
-        digests = self.modulos.of(drv).digests
-        self._realisations.put(
-            {realisation_id(digests[name], name): path for name, path in outputs.items()}
-        )
+        ids = self.modulos.realisation_ids(drv)
+        self._realisations.put({ids[name]: path for name, path in outputs.items()})
 
     def _goal(self, path: StorePath, outputs: Iterable[str], anew: bool) -> Goal:
         goal = self.goals.get(path)
@@ -157,7 +162,8 @@ class Goals:
 
     def _need_build(self, goal: Goal) -> None:
         goal.build = True
-        self.modulos.check(goal.drv)
+        if goal.path not in self._believed:
+            self.modulos.check(goal.drv)
 
     def _next_level(self, goals: list[Goal]) -> Wanted:
         level, sources = Wanted(), list[StorePath]()

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from eka_runtime.build.attributes import Attributes
@@ -42,6 +43,7 @@ class Outcome(NamedTuple):
     tail: tuple[bytes, ...] = ()
     kept: Path | None = None
     lost: tuple[StorePath, ...] = ()  # what now cannot be built, either
+    ids: Mapping[str, str] = MappingProxyType({})  # of the outputs' realisations
 
 
 class Watch(Protocol):
@@ -98,6 +100,8 @@ class Scheduler:
             self._checked = frozenset(wanted)
             self.goals.add(wanted, anew=True)
             self._run()
+        for path in wanted:
+            self._outcomes[path] = self._outcomes[path]._replace(ids=self.goals.ids(path))
         return self._outcomes
 
     def cancel(self) -> None:

@@ -1,26 +1,36 @@
-"""Operations about derivations: what they give, what is there of it, and that nothing is built yet.
+"""Operations about derivations: what they give, what is there of it, and building the rest.
 
 A target is a store path, or a derivation with outputs: `/nix/store/….drv!out,dev`, `!*` for all.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from eka_runtime.build.derivations import read_derivation
+from eka_runtime.build.goals import Goals, NoSubstitutes
 from eka_runtime.daemon.peer import Handler, Peer
 from eka_runtime.daemon.protocol import Op, Status
 from eka_runtime.daemon.queries import texts
+from eka_runtime.daemon.realising import (
+    failure,
+    parse_realisation,
+    plain_result,
+    realisation,
+    realise,
+    result_of,
+)
 from eka_runtime.daemon.wire import Values
-from eka_runtime.errors import FormatError, StoreError
-from eka_runtime.nix.derivation import EXTENSION, MAX_SIZE, Derivation, derivation_name
+from eka_runtime.errors import FormatError
+from eka_runtime.nix.derivation import EXTENSION, Derivation, Output, derivation_name
 from eka_runtime.nix.path import StorePath
+from eka_runtime.store.realisations import Realisations
 
 # Since 1.30 a target without outputs is a path like any other.
 _EXPLICIT_OUTPUTS = 30
-# Clients look at the name behind the `!` only.
-_NO_HASH = "sha256:" + "0" * 64
+# Since 1.31 realisations are JSON.
+_AS_JSON = 31
 
 
 class Target(NamedTuple):
@@ -45,19 +55,17 @@ def parse_target(text: str, version: int) -> Target:
     return Target(path, outputs)
 
 
-def read_derivation(peer: Peer, path: StorePath) -> Derivation:
-    """Raises PathNotFound, and FormatError when it is none."""
-    name = derivation_name(path)
-    if peer.info(path).nar_size > MAX_SIZE:
-        raise FormatError(f"`{path}` is too large for a derivation")
-    parts: list[bytes] = []
-    peer.store.write_file(str(path), parts.append)
-    return Derivation.parse(name, b"".join(parts))
-
-
 def _outputs(peer: Peer, request: Values) -> dict[str, str]:
-    derivation = read_derivation(peer, StorePath.parse(request["path"]))
-    return {name: output.path for name, output in sorted(derivation.outputs.items())}
+    path = StorePath.parse(request["path"])
+    derivation = read_derivation(peer.store, path)
+    return {name: str(_place(peer, path, derivation, name) or "") for name in derivation.outputs}
+
+
+def _place(peer: Peer, path: StorePath, drv: Derivation, output: str) -> StorePath | None:
+    """Also of one without a path of its own, if it is known what it has become."""
+    if found := drv.outputs[output].store_path:
+        return found
+    return Goals(peer.store, NoSubstitutes()).realised(path, drv, output)
 
 
 def _query_derivation_outputs(peer: Peer, request: Values) -> Values:
@@ -96,7 +104,7 @@ class _Missing:
             if not valid:
                 self.unknown.add(target.path)
             return []
-        derivation = read_derivation(self._peer, target.path)
+        derivation = read_derivation(self._peer.store, target.path)
         if not absent_outputs(self._peer, derivation, target):
             return []
         self.build.add(target.path)
@@ -108,7 +116,7 @@ def absent_outputs(peer: Peer, derivation: Derivation, target: Target) -> list[s
     wanted = target.outputs or tuple(derivation.outputs)
     if strange := set(wanted).difference(derivation.outputs):
         raise FormatError(f"derivation `{target.path}` has no output `{min(strange)}`")
-    paths = ((name, derivation.outputs[name].store_path) for name in wanted)
+    paths = ((name, _place(peer, target.path, derivation, name)) for name in wanted)
     return [name for name, path in paths if path is None or not peer.known(path)]
 
 
@@ -124,85 +132,83 @@ def _query_missing(peer: Peer, request: Values) -> Values:
     }
 
 
-def _realised(peer: Peer, target: Target) -> dict[str, StorePath]:
-    """Wanted outputs by name, kept from now on. Raises StoreError for what is not built."""
-    if target.outputs is None:
-        peer.keep([target.path])
-        return {}
-    derivation = read_derivation(peer, target.path)
-    if absent := absent_outputs(peer, derivation, target):
-        raise StoreError(
-            f"`{target.path}` has to be built for its output `{absent[0]}`, and this daemon"
-            " cannot build yet",
-            hint="build it elsewhere and copy the outputs here",
-        )
-    wanted = target.outputs or tuple(derivation.outputs)
-    paths = {name: path for name in wanted if (path := derivation.outputs[name].store_path)}
-    peer.keep(paths.values())
-    return paths
-
-
 def _build_paths(peer: Peer, request: Values) -> Values:
-    for text in request["targets"]:
-        _realised(peer, parse_target(text, peer.version))
+    targets = [parse_target(text, peer.version) for text in request["targets"]]
+    outcomes = realise(peer, _wanted(targets), request["mode"])
+    failed = [outcome for outcome in outcomes.values() if outcome.error is not None]
+    if failed:
+        raise failure(failed)
+    peer.keep([target.path for target in targets if target.outputs is None])
     return {"one": 1}
 
 
+def _wanted(targets: Iterable[Target]) -> dict[StorePath, set[str]]:
+    wanted: dict[StorePath, set[str]] = {}
+    whole = {path for path, outputs in targets if outputs == ()}
+    for path, outputs in targets:
+        if outputs is not None:
+            wanted.setdefault(path, set()).update(() if path in whole else outputs)
+    return wanted
+
+
 def _build_paths_with_results(peer: Peer, request: Values) -> Values:
-    return {"results": [_keyed_result(peer, text) for text in request["targets"]]}
-
-
-def _keyed_result(peer: Peer, text: str) -> Values:
-    try:
-        outputs = _realised(peer, parse_target(text, peer.version))
-    except StoreError as error:
-        return {"path": text, "result": _result(Status.MiscFailure, str(error))}
-    return {"path": text, "result": _result(Status.AlreadyValid, "", outputs)}
+    texts_of = {text: parse_target(text, peer.version) for text in request["targets"]}
+    outcomes = realise(peer, _wanted(texts_of.values()), request["mode"])
+    results = []
+    for text, (path, outputs) in texts_of.items():
+        if outputs is None:
+            peer.keep([path])
+            result = plain_result(Status.AlreadyValid)
+        else:
+            result = result_of(peer, outcomes[path], outputs or None)
+        results.append({"path": text, "result": result})
+    return {"results": results}
 
 
 def _build_derivation(peer: Peer, request: Values) -> Values:
-    path = StorePath.parse(request["path"])
+    path, drv = StorePath.parse(request["path"]), _basic(request)
+    if drv.fixed is None and not drv.floating:
+        # Who could name any inputs for an output's path could put anything there.
+        peer.require_trust("build derivations without their inputs' derivations")
+    outcomes = realise(peer, {path: set()}, request["mode"], {path: drv})
+    return {"result": result_of(peer, outcomes[path], None)}
+
+
+def _basic(request: Values) -> Derivation:
+    """Raises FormatError."""
+    stated = request["derivation"]
     outputs = {
-        name: StorePath.parse(output["path"])
-        for name, output in request["derivation"]["outputs"].items()
-        if output["path"]
+        name: Output(output["path"], output["methodAlgo"], output["hash"])
+        for name, output in stated["outputs"].items()
     }
-    stated = request["derivation"]["outputs"]
-    if len(outputs) < len(stated) or not all(map(peer.known, outputs.values())):
-        reason = f"`{path}` has to be built, and this daemon cannot build yet"
-        return {"result": _result(Status.MiscFailure, reason)}
-    peer.keep(outputs.values())
-    return {"result": _result(Status.AlreadyValid, "", outputs)}
-
-
-def _result(status: Status, message: str, outputs: dict[str, StorePath] | None = None) -> Values:
-    return {
-        "status": status,
-        "errorMsg": message,
-        "timesBuilt": 0,
-        "isNonDeterministic": False,
-        "startTime": 0,
-        "stopTime": 0,
-        "cpuUser": None,
-        "cpuSystem": None,
-        "builtOutputs": {
-            f"{_NO_HASH}!{name}": _realisation(name, path) for name, path in (outputs or {}).items()
-        },
-    }
-
-
-def _realisation(name: str, path: StorePath) -> str:
-    fields = {"dependentRealisations": {}, "id": f"{_NO_HASH}!{name}"}
-    return json.dumps(fields | {"outPath": path.base, "signatures": []}, separators=(",", ":"))
+    return Derivation(
+        name=derivation_name(StorePath.parse(request["path"])),
+        outputs=outputs,
+        system=stated["platform"],
+        builder=stated["builder"],
+        args=tuple(stated["args"]),
+        env=stated["env"],
+        input_srcs=tuple(map(StorePath.parse, stated["inputSrcs"])),
+    ).checked()
 
 
 def _query_realisation(peer: Peer, request: Values) -> Values:
-    """There are none without builds of floating outputs."""
-    return {"realisations": []}
+    path = Realisations(peer.store.database).get(request["id"])
+    if path is None or not peer.known(path):
+        return {"realisations": []}
+    text = realisation(request["id"], path) if peer.version >= _AS_JSON else str(path)
+    return {"realisations": [text]}
 
 
 def _register_drv_output(peer: Peer, request: Values) -> Values:
-    raise StoreError("outputs of floating derivations cannot be registered yet")
+    peer.require_trust("say what outputs have become")
+    if peer.version >= _AS_JSON:
+        key, path = parse_realisation(request["realisation"])
+    else:
+        key, path = request["id"], StorePath.parse(request["path"])
+    peer.keep([path])
+    Realisations(peer.store.database).put({key: path})
+    return {}
 
 
 HANDLERS: dict[Op, Handler] = {

@@ -7,15 +7,19 @@ no longer: that is what Nix calls temporary roots (`castore/epochs.py`).
 from __future__ import annotations
 
 import os
+import select
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import IO, NamedTuple, Protocol, cast
 
+from eka_runtime.build.workbench import Workbench
 from eka_runtime.daemon.deferred import EAGER, Deferred, Everybody
-from eka_runtime.daemon.protocol import Op
+from eka_runtime.daemon.protocol import Message, Op
 from eka_runtime.daemon.wire import Values
-from eka_runtime.errors import PathNotFound, StoreAccessError
+from eka_runtime.errors import PathNotFound, StoreAccessError, StoreError
 from eka_runtime.nix.path import StorePath
 from eka_runtime.nix.tokens import Read, Write
 from eka_runtime.store.pathinfo import PathInfo
@@ -66,7 +70,11 @@ class View(Protocol):
 
 
 class Peer:
-    """One client, as long as its connection. `view` is None for one that reads no files here."""
+    """One client, as long as its connection. `view` is None for one that reads no files here.
+
+    `tell` sends a message before the answer, from any thread; `gone` is a descriptor that hangs up
+    with the client.
+    """
 
     def __init__(
         self,
@@ -75,13 +83,19 @@ class Peer:
         *,
         trusted: bool,
         view: View | None,
-        say: Callable[[str], None],
+        tell: Callable[[Message, Values], None],
+        gone: int | None = None,
+        workbench: Callable[[], Workbench] | None = None,
         everybody: Everybody | None = None,
     ) -> None:
         self.store = store
         self.version = version
         self.trusted = trusted
-        self.say = say
+        self.tell = tell
+        # What the client has set: numbers, and settings by name.
+        self.options: Values = {}
+        self._gone = gone
+        self._workbench = workbench
         self.payload = Payload(lambda size: b"", lambda: None)
         # Set by an operation whose answer is followed by data.
         self.stream: Callable[[Write], None] | None = None
@@ -141,6 +155,32 @@ class Peer:
             self._deferred.check()
         return added
 
+    def say(self, text: str) -> None:
+        self.tell(Message.NEXT, {"text": text})
+
+    def workbench(self) -> Workbench:
+        """For builds, as the client wants them. Raises StoreError where nothing is built."""
+        if self._workbench is None:
+            raise StoreError("nothing is built here")
+        numbers = {name: value for name, value in self.options.items() if name != "overrides"}
+        return self._workbench().asked(numbers, self.options.get("overrides", {}))
+
+    @contextmanager
+    def watched(self, end: Callable[[], None]) -> Iterator[None]:
+        """Calls `end` when the client goes meanwhile, from another thread."""
+        if self._gone is None:
+            yield
+            return
+        reading, writing = os.pipe()
+        thread = threading.Thread(target=_watch, args=(self._gone, reading, end), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            os.close(writing)
+            thread.join()
+            os.close(reading)
+
     def show(self, info: PathInfo) -> None:
         if self.view is not None:
             self.view.show(info)
@@ -155,3 +195,11 @@ class Peer:
             raise StoreAccessError(
                 f"only the owner of the store may {what}", hint="use a store of your own"
             )
+
+
+def _watch(client: int, over: int, end: Callable[[], None]) -> None:
+    poll = select.poll()
+    poll.register(client, select.POLLRDHUP)
+    poll.register(over, 0)
+    if over not in dict(poll.poll()):
+        end()

@@ -20,6 +20,7 @@ from pathlib import Path
 from struct import Struct
 from typing import TypeVar
 
+from eka_runtime.build.workbench import Workbench
 from eka_runtime.daemon.deferred import Everybody
 from eka_runtime.daemon.peer import ClientGone, View
 from eka_runtime.daemon.session import Session
@@ -55,11 +56,13 @@ class Server:
         listening: socket.socket,
         report: Report,
         view: Callable[[Store], View],
+        workbench: Callable[[], Workbench] | None = None,
     ) -> None:
         self._open_store = open_store
         self._listening = listening
         self._report = report
         self._view = view
+        self._workbench = workbench
         self._room = threading.Semaphore(_clients())
         self._guard = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
@@ -133,6 +136,8 @@ class Server:
             pausing=_pausing(connection.fileno()),
             everybody=self._everybody,
             forget=lambda: _forget(connection),
+            gone=connection.fileno(),
+            workbench=self._workbench,
         )
         try:
             session.serve()
@@ -145,7 +150,9 @@ class Server:
             self._report(f"a client was cut off: {error}")
 
 
-def serve_stdio(open_store: Callable[[], Store]) -> None:
+def serve_stdio(
+    open_store: Callable[[], Store], workbench: Callable[[], Workbench] | None = None
+) -> None:
     """One client, which is whoever started us: on standard input and output, as ssh has them.
 
     Raises NarError for bytes that make no sense.
@@ -157,6 +164,8 @@ def serve_stdio(open_store: Callable[[], Store]) -> None:
         trusted=True,
         view=lambda store: None,
         pausing=_pausing(0),
+        gone=0,
+        workbench=workbench,
     )
     with suppress(ClientGone):
         session.serve()

@@ -8,10 +8,12 @@ sense end it, since nobody can tell where the next request would begin.
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import IO
 
+from eka_runtime.build.workbench import Workbench
 from eka_runtime.daemon import additions, building, queries, upkeep
 from eka_runtime.daemon.deferred import Everybody
 from eka_runtime.daemon.peer import ClientGone, Handler, Payload, Peer, View, spool
@@ -54,7 +56,8 @@ class Session:
     """`read` and `write` raise ClientGone; `forget` drops what has arrived and was not read yet.
 
     `pausing` waits for a moment and says whether nothing came; `view` says where the client reads
-    files, who asks for NARs without one.
+    files, who asks for NARs without one. `gone` is a descriptor that hangs up with the client;
+    nothing is built without a `workbench`.
     """
 
     def __init__(
@@ -68,6 +71,8 @@ class Session:
         pausing: Callable[[], bool],
         everybody: Everybody | None = None,
         forget: Callable[[], None] = lambda: None,
+        gone: int | None = None,
+        workbench: Callable[[], Workbench] | None = None,
     ) -> None:
         self._open_store = open_store
         self._source = NarReader(read, subject="the connection")
@@ -77,6 +82,8 @@ class Session:
         self._forget = forget
         self._pausing = pausing
         self._everybody = everybody
+        self._gone, self._workbench = gone, workbench
+        self._guard = threading.Lock()
         self._version = MINOR
 
     def serve(self) -> None:
@@ -106,7 +113,9 @@ class Session:
             self._version,
             trusted=self._trusted and not (view and view.confined),
             view=view,
-            say=self._say,
+            tell=self._tell,
+            gone=self._gone,
+            workbench=self._workbench,
             everybody=self._everybody,
         )
         try:
@@ -194,9 +203,10 @@ class Session:
             return Payload(nar.read, nar.drain)
         return Payload(lambda size: b"", lambda: None)
 
-    def _say(self, text: str) -> None:
-        message = write_fields(MESSAGES[Message.NEXT], {"text": text}, self._version)
-        self._write(u64(Message.NEXT) + message)
+    def _tell(self, kind: Message, values: Values) -> None:
+        message = u64(kind) + write_fields(MESSAGES[kind], values, self._version)
+        with self._guard:
+            self._write(message)
 
 
 class _Asked:

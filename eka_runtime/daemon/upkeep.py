@@ -21,6 +21,7 @@ _UNLIMITED = 1 << 62
 
 def _set_options(peer: Peer, request: Values) -> Values:
     """They are about builds and substitution."""
+    peer.options = request
     return {}
 
 

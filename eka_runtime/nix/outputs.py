@@ -72,14 +72,18 @@ class Modulos:
         """Where each output belongs; None where only its contents or its inputs will tell."""
         if output := drv.fixed:
             return {"out": _fixed(drv, output)}
-        if drv.floating:
+        digest, deferred = self._masked(drv)
+        if deferred or drv.floating:
             return dict.fromkeys(drv.outputs)
-        outputs = dict.fromkeys(drv.outputs, Output())
-        env = {key: "" if key in outputs else value for key, value in drv.env.items()}
-        digest, deferred = self._digest(drv, outputs, env)
-        if deferred:
-            return dict.fromkeys(drv.outputs)
-        return {name: output_path(name, digest, drv.output_name(name)) for name in outputs}
+        return {name: output_path(name, digest, drv.output_name(name)) for name in drv.outputs}
+
+    def realisation_ids(self, drv: Derivation) -> dict[str, str]:
+        """By output: `sha256:<hex>!<output>`, under which it is known what one became."""
+        if drv.fixed or drv.impure:
+            digests = self.of(drv).digests
+        else:
+            digests = dict.fromkeys(drv.outputs, self._masked(drv)[0])
+        return {name: f"sha256:{digest.hex()}!{name}" for name, digest in digests.items()}
 
     def check(self, drv: Derivation) -> None:
         """FormatError unless the paths that a derivation states are those that belong to it."""
@@ -100,6 +104,12 @@ class Modulos:
                 outputs[name] = outputs[name]._replace(path=str(path))
                 env[name] = str(path)
         return replace(drv, outputs=outputs, env=env)
+
+    def _masked(self, drv: Derivation) -> tuple[bytes, bool]:
+        """Without the paths of its own outputs."""
+        outputs = {name: output._replace(path="") for name, output in drv.outputs.items()}
+        env = {key: "" if key in outputs else value for key, value in drv.env.items()}
+        return self._digest(drv, outputs, env)
 
     def _digest(
         self, drv: Derivation, outputs: Mapping[str, Output], env: Mapping[str, str]
@@ -125,11 +135,6 @@ def input_placeholder(drv: StorePath, output: str) -> str:
     """What stands for the output of an input derivation whose path is not known yet."""
     name = output_path_name(derivation_name(drv), output)
     return _placeholder(f"nix-upstream-output:{drv.hash}:{name}")
-
-
-def realisation_id(digest: bytes, output: str) -> str:
-    """`sha256:<hex>!<output>`: the key of what a content-addressed output turned out to be."""
-    return f"sha256:{digest.hex()}!{output}"
 
 
 def resolve(drv: Derivation, built: Callable[[StorePath, str], StorePath]) -> Derivation:

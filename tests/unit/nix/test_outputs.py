@@ -16,7 +16,6 @@ from eka_runtime.nix.outputs import (
     Modulos,
     input_placeholder,
     output_placeholder,
-    realisation_id,
     resolve,
 )
 from eka_runtime.nix.path import StorePath
@@ -180,5 +179,11 @@ def test_depth_is_no_limit() -> None:
     assert not Modulos(drvs.__getitem__).of_path(path).deferred
 
 
-def test_realisation_ids() -> None:
-    assert realisation_id(bytes(32), "out") == f"sha256:{'00' * 32}!out"
+def test_realisation_ids_do_not_depend_on_own_paths(
+    instantiated: dict[StorePath, Derivation],
+) -> None:
+    modulos = Modulos(instantiated.__getitem__)
+    _, drv = _named(instantiated, "several")
+    bare = replace(drv, outputs=dict.fromkeys(drv.outputs, Output()))
+    assert modulos.realisation_ids(bare) == modulos.realisation_ids(drv)
+    assert set(modulos.realisation_ids(drv)) == {"out", "lib", "a.b"}
