@@ -18,11 +18,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from eka_runtime.errors import EkaError, StoreAccessError
 from eka_runtime.runtime.planned import Plan
 from eka_runtime.store.layout import Layout
+
+if TYPE_CHECKING:
+    from eka_runtime.build.workbench import Workbench
 
 SOCKET = "/eka-session/socket"
 """Stands for the socket as the source of a mount."""
@@ -45,10 +48,13 @@ def with_socket(plan: Plan, place: Path) -> Plan:
 
 
 @contextmanager
-def served(layout: Layout, say: Say) -> Iterator[Path]:
+def served(
+    layout: Layout, say: Say, workbench: Callable[[], Workbench] | None = None
+) -> Iterator[Path]:
     """The socket, as long as the block runs; then everything that was added is durable.
 
-    `say` is told what goes wrong. Raises StoreAccessError when there can be no socket.
+    `say` is told what goes wrong; with a `workbench` it builds. Raises StoreAccessError when there
+    can be no socket.
     """
     with _listening(layout) as (listening, place):
         sys.stdout.flush()
@@ -56,7 +62,7 @@ def served(layout: Layout, say: Say) -> Iterator[Path]:
         child = os.fork()
         if child == 0:
             os.close(lifeline)
-            _serve(layout, listening, reading, say)
+            _serve(layout, listening, reading, say, workbench)
         os.close(reading)
         try:
             yield place
@@ -88,7 +94,13 @@ def _listening(layout: Layout) -> Iterator[tuple[socket.socket, Path]]:
             place.unlink()
 
 
-def _serve(layout: Layout, listening: socket.socket, reading: int, say: Say) -> NoReturn:
+def _serve(
+    layout: Layout,
+    listening: socket.socket,
+    reading: int,
+    say: Say,
+    workbench: Callable[[], Workbench] | None,
+) -> NoReturn:
     from eka_runtime.daemon.server import Server
     from eka_runtime.store.store import Store
     from eka_runtime.view.live import growing
@@ -98,7 +110,7 @@ def _serve(layout: Layout, listening: socket.socket, reading: int, say: Say) -> 
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)  # the program gets them
         with growing(layout) as view:
-            server = Server(lambda: Store.open(layout.root), listening, say, view)
+            server = Server(lambda: Store.open(layout.root), listening, say, view, workbench)
             threading.Thread(target=_end_with, args=(reading, server.end), daemon=True).start()
             server.serve()
         status = 0

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -19,9 +18,9 @@ import click
 
 from eka.context import Context
 from eka.serving import announce, until_signal
+from eka.workbench import workbench
 
 if TYPE_CHECKING:
-    from eka_runtime.build.workbench import Workbench
     from eka_runtime.store.store import Store
     from eka_runtime.view.live import LiveView
 
@@ -49,7 +48,7 @@ def command(context: Context, place: Path | None, stdio: bool) -> None:
     if stdio:
         # Fails here, and not at the client, when it cannot be opened.
         context.open_store().close()
-        serve_stdio(context.open_store, _workbench(context))
+        serve_stdio(context.open_store, workbench(context))
         return
     with _socket(place) as (where, listening), _shown(context) as (root, view):
         _serve(context, where, listening, root, view)
@@ -98,8 +97,9 @@ def _serve(
 
         return Store.open(settings.store)
 
-    bench = _workbench(context)
-    server = Server(open_store, listening, context.output.warning, view=view, workbench=bench)
+    server = Server(
+        open_store, listening, context.output.warning, view=view, workbench=workbench(context)
+    )
     url = f"unix://{quote(where)}?root={quote(os.fspath(root))}"
     with until_signal() as ended, ThreadPoolExecutor(1) as threads:
         serving = threads.submit(server.serve)
@@ -111,23 +111,6 @@ def _serve(
         finally:
             server.end()
         serving.result()
-
-
-def _workbench(context: Context) -> Callable[[], Workbench]:
-    """What builds need, found out when the first one is asked for."""
-
-    @cache
-    def found() -> Workbench:
-        from eka.launching import find_host
-        from eka.realising import default_settings
-        from eka_runtime.build.workbench import Workbench
-        from eka_runtime.runtime.launch import default_state_directory
-
-        settings = context.settings()
-        builds = default_settings(settings, os.environ, offline=context.offline)
-        return Workbench(find_host(settings), builds, default_state_directory(os.environ))
-
-    return found
 
 
 def _default_place() -> Path:

@@ -10,6 +10,7 @@ import click
 
 from eka.commands.grants import Asked, grant_options
 from eka.context import Context
+from eka.workbench import workbench
 
 if TYPE_CHECKING:
     from eka.fetching import Reach
@@ -51,7 +52,7 @@ def command(
     ) as (ready, _):
         if require_sandbox:
             require_full_sandbox(ready)
-        with served(ready.store.layout, context.output.warning) as place:
+        with served(ready.store.layout, context.output.warning, workbench(context)) as place:
             status = ready.start(
                 arguments, context.output, change=lambda plan: with_socket(plan, place)
             )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.builds import Derivations, build, info, instantiate, nix_options, path_infos
+from tests.builds import VECTORS, Derivations, build, info, instantiate, nix_options, path_infos
 from tests.cli.conftest import open_directory
 from tests.cli.world import World
+from tests.seed import busybox_tree
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +47,13 @@ def test_builds_are_those_of_nix(world: World, derivations: Derivations, built: 
         if other.get("deriver"):
             # Of what came in an export stream, nobody has told us.
             assert ours["ca"] == other.get("ca")
+
+
+def test_nix_build_in_a_bundle(world: World, box: Path, built: list[str]) -> None:
+    shutil.copy(VECTORS / "builds.nix", box / "builds.nix")
+    tools = busybox_tree(box)
+    words = ("builds.nix", "--arg", "tools", f"./{tools.name}", "-A", "several.dev")
+    done = world.run("eka", "nix", "--", "nix-build", *words, cwd=box)
+    assert done.status == 0, done.err.decode()
+    assert done.out.decode().strip() in built
+    assert os.readlink(box / "result-dev") in built
