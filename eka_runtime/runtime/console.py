@@ -1,4 +1,7 @@
-"""Joins the caller's terminal and the program's own: what an interactive start adds in outer mode.
+"""Joins the caller's terminal and the program's own: what an interactive start adds.
+
+In outer mode, and with crun in the others, whose own way of doing it spins when the caller's
+terminal goes away and the program does not.
 
 The program gets a pseudo-terminal, made by the runtime and handed over through a socket: with the
 caller's own it could push input into his shell (TIOCSTI). The caller's is put into raw mode, so
@@ -8,7 +11,7 @@ kernel would ignore it (setpgid(2), orphaned process groups). Such a program is 
 launcher, as a job of the shell outside.
 
 Constraint: loaded by every start on a terminal; imports as little as enter.py does. Out of scope:
-the other modes, where the runtime does the same.
+runc in direct and degraded mode, which does the same.
 """
 
 from __future__ import annotations
@@ -33,8 +36,8 @@ _TIOCGSID = 0x5429  # <asm-generic/ioctls.h>
 class Console:
     """Made before the runtime starts, so that it finds the socket at `path`."""
 
-    def __init__(self, state: str) -> None:
-        self.path = state + "/tty"
+    def __init__(self, path: str) -> None:
+        self.path = path
         self._listener: socket | None = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
         self._listener.bind(self.path)
         self._listener.listen(1)
@@ -53,6 +56,7 @@ class Console:
             while self._copy_output():
                 pass
         finally:
+            self._stop_listening()
             self.suspend()
 
     def _turn(self, launch: Launcher, signals: int) -> bool:
@@ -90,13 +94,18 @@ class Console:
         connection = socket(fileno=listener._accept()[0])  # type: ignore[attr-defined]
         _, ancillary, _, _ = connection.recvmsg(4096, CMSG_LEN(4))
         connection.close()
-        listener.close()
-        self._listener = None
+        self._stop_listening()
         if ancillary:
             self._master = int.from_bytes(ancillary[0][2][:4], sys.byteorder)
             posix.set_inheritable(self._master, False)
             posix.set_blocking(self._master, False)
             self.resume()
+
+    def _stop_listening(self) -> None:
+        if self._listener:
+            posix.unlink(self.path)
+            self._listener.close()
+            self._listener = None
 
     def _heed_suspension(self, launch: Launcher) -> None:
         key, echo = self._suspend_key()

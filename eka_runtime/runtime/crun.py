@@ -18,4 +18,5 @@ CRUN = Kind(
     takes_bpf=True,
     threads=1,
     makes_cgroups=False,
+    hands_over_terminals=True,
 )

@@ -126,7 +126,7 @@ class Launch:
         self.name = f"eka-{posix.getpid()}-{posix.urandom(4).hex()}"
         self.outer = plan["mode"] == "outer"
         # An attached runtime may read the terminal: then it must be in the foreground, too.
-        self.in_foreground = not self.outer and posix.isatty(0)
+        self.in_foreground = not (self.outer or self._serves_terminal()) and posix.isatty(0)
         if plan["milliseconds"]:
             _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)  # an ignored one would be lost
         self.signals = frozenset(n for n in SIGNALS if _signal.getsignal(n) != _signal.SIG_IGN)
@@ -151,10 +151,12 @@ class Launch:
             self.groups.remove()
 
     def run(self) -> int:
-        if self.terminal and self.outer:
+        if self._serves_terminal():
             from eka_runtime.runtime.console import Console
 
-            self.console = Console(self.plan["state"])
+            # The state directory is this start's own in outer mode only.
+            name = "tty" if self.outer else self.name[-8:]
+            self.console = Console(f"{self.plan['state']}/{name}")
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         self.mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, self.signals)
         reading, writing = posix.pipe2(posix.O_CLOEXEC)
@@ -173,6 +175,9 @@ class Launch:
         if self.server:
             _end(self.server)
         return self._result(posix.read(reading, 64))
+
+    def _serves_terminal(self) -> bool:
+        return self.terminal and self.plan["console"]
 
     def _wait(self) -> None:
         if not self.terminal:

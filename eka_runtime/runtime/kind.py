@@ -21,6 +21,7 @@ class Kind(NamedTuple):
     takes_bpf: bool  # a compiled system call filter, where a probe found so
     threads: int  # that it has at most, of its own
     makes_cgroups: bool  # even without being asked, where root may
+    hands_over_terminals: bool  # also when it stays attached
 
 
 def namespace_types(config: Config) -> set[str]:

@@ -12,8 +12,10 @@ import json
 import os
 import re
 import subprocess
+import time
 from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,8 @@ from eka_runtime.runtime.view_server import served_mount, server_words
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (CRUN, RUNC)}
 
 _NETWORK, _NESTING = "dev.eka.network", "dev.eka.nesting"  # eka_runtime.oci.bundle
-_PATH_LIMIT = 100  # a socket lies in the state directory, and its path must fit 108 bytes
+_PATH_LIMIT = 98  # a socket with 8 letters lies in the state directory; its path has 107 at most
+_SOCKETS_KEPT = 3600  # seconds, in which every runtime has connected to its own
 _SBIN = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 _SMALLEST_NOFILE = 512
 _CGROUPS = ("/sys/fs/cgroup",)
@@ -103,6 +106,7 @@ def plan(
         template=template,
         init=init,
         terminal=terminal,
+        console=outer or kind.hands_over_terminals,
         descriptors=descriptors,
         rlimits=rlimits,
         shell=limits.shell,
@@ -185,6 +189,10 @@ def _sweep(state: Path, runtime: tuple[str, ...]) -> None:
         if launcher.isdecimal() and not os.path.exists(f"/proc/{launcher}"):
             words = (*runtime, "delete", "--force", left.name)
             subprocess.run(words, capture_output=True, check=False, env={})
+    for left in state.glob("?" * 8):
+        with suppress(FileNotFoundError):
+            if left.is_socket() and time.time() - left.stat().st_mtime > _SOCKETS_KEPT:
+                left.unlink()
 
 
 def _maps_single_id(config: Config, host: Host) -> bool:

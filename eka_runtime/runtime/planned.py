@@ -32,6 +32,7 @@ class Plan(TypedDict):
     settle: tuple[tuple[int, str, str], ...]  # and to set once the program runs
     init: tuple[str, ...]  # goes before the program's arguments
     terminal: bool
+    console: bool  # the launcher serves the terminal, not the runtime
     cover: tuple[str, ...]  # directories hidden from the runtime
     readonly: tuple[str, ...]  # trees it must not write to
     protect: bool

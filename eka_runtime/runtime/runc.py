@@ -43,4 +43,5 @@ RUNC = Kind(
     takes_bpf=False,
     threads=32,
     makes_cgroups=True,
+    hands_over_terminals=False,
 )

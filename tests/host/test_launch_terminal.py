@@ -11,6 +11,7 @@ import subprocess
 import termios
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.cli.world import World
@@ -230,3 +231,22 @@ def test_a_terminal_that_goes_away_ends_everything(any_box: Box) -> None:
         assert terminal.process.wait(TIMEOUT) == -signal.SIGHUP
     with open(reading, "rb") as pipe:
         assert pipe.read() == b""
+
+
+def test_a_program_may_outlive_its_terminal_and_nobody_spins(any_box: Box) -> None:
+    command = script(any_box, "trap '' HUP; echo ready; while :; do sleep 1000; done")
+    with on_terminal(any_box, command) as terminal:
+        terminal.until(b"ready\r\n")
+        os.close(terminal.slave)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, terminal.master)
+        os.close(null)
+        launcher = terminal.process.pid
+        for pid in (launcher, *children(launcher)):
+            # Who has nothing to do sleeps; who polls what has gone away never does.
+            assert "S" in {state(pid) for _ in range(1000)}
+        assert terminal.process.poll() is None
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
