@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eka.atom import manifest as manifest_format
-from eka.atom.git import run_git, try_git
+from eka.atom.git import blob_reader, run_git, try_git
 from eka.atom.git_url import LOCAL
-from eka.atom.lock import LockedAtom
+from eka.atom.lock import LockedAtom, LockedSource
 from eka.atom.manifest import Package, parse_package
 from eka.atom.mirrors import absolute_place
-from eka.atom.repository import AtomRefs, Entry, Repository
+from eka.atom.repository import AtomRefs, Entry, Repository, source_ref
 from eka.atom.toml_file import SIZE_LIMIT
 from eka.atom.version import Version
 from eka_runtime.errors import AtomMismatch, EkaError, GitError, ManifestError
@@ -110,6 +110,34 @@ class AtomCache:
             raise GitError(f"nobody is said to have {name}", hint="run `eka resolve --fresh`")
         worst = [error for error in failures if isinstance(error, AtomMismatch)] or failures
         raise worst[0]
+
+    def fetch_source(self, source: LockedSource, mirrors: Iterable[str]) -> str:
+        """The tree of an electron, from the first mirror of the atom's set that has it.
+
+        Raises GitError; a tree is its own name, so there is nothing else to check.
+        """
+        repository = self.repository()
+        name = f"the source `{source.name}`"
+        kept = f"refs/eka/sources/{source.tree}"
+        if repository.ref(f"{kept}^{{tree}}") == source.tree:
+            return source.tree
+        if self._offline:
+            raise GitError(
+                f"{name} is not in the cache: offline", hint="run it without `--offline`"
+            )
+        failure = GitError(f"no mirror is said to have {name}")
+        for place in (mirror for mirror in mirrors if mirror != LOCAL):
+            try:
+                ref = source_ref(source.tree)
+                commit = fetch_ref(repository, place, ref, self._base, self._locked)
+            except GitError as error:
+                failure = error
+                continue
+            if repository.ref(f"{commit}^{{tree}}") == source.tree:
+                repository.git("update-ref", kept, commit)
+                return source.tree
+            failure = GitError(f"{name} is another tree on `{place}`")
+        raise failure
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -211,24 +239,17 @@ def export_tree(repository: Repository, treeish: str, directory: Path) -> None:
     # Symbolic links last, so that no file is written through one.
     blobs = [entry for entry in entries if entry.type == "blob"]
     blobs.sort(key=lambda entry: entry.mode == "120000")
-    wanted = "".join(f"{entry.oid}\n" for entry in blobs).encode()
-    data = repository.git("cat-file", "--batch", data=wanted) if blobs else b""
-    at = 0
-    for entry in blobs:
-        header, _, _ = data[at : at + 200].partition(b"\n")
-        oid, kind, size = header.split(b" ")
-        assert (oid.decode(), kind) == (entry.oid, b"blob")
-        at += len(header) + 1
-        _write(directory, entry, data[at : at + int(size)])
-        at += int(size) + 1
+    with blob_reader(repository.root) as read:
+        for entry in blobs:
+            _write(directory, entry, read(entry.oid))
 
 
-def _write(directory: Path, entry: Entry, content: bytes) -> None:
+def _write(directory: Path, entry: Entry, chunks: Iterator[bytes]) -> None:
     place = os.path.join(os.fsencode(directory), entry.path)
     os.makedirs(os.path.dirname(place), exist_ok=True)
     if entry.mode == "120000":
-        os.symlink(content, place)
+        os.symlink(b"".join(chunks), place)
         return
     mode = 0o755 if entry.mode == "100755" else 0o644
     with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
-        stream.write(content)
+        stream.writelines(chunks)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from eka_runtime.errors import GitError
 
@@ -20,6 +21,7 @@ _LOCAL = {
     *("GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE", "GIT_IMPLICIT_WORK_TREE"),
 }
 _TRANSPORTS = "file:git:http:https:ssh"
+_CHUNK = 1 << 18
 _HINTS = {
     "dubious ownership": "see `git help config`, safe.directory",
     "could not read Username": "set up a credential helper, or use ssh",
@@ -62,6 +64,39 @@ def try_git(
         raise GitError("`git` is not installed", hint="install git") from error
     except OSError as error:
         raise GitError(f"cannot start git: {error.strerror}") from error
+
+
+@contextmanager
+def blob_reader(directory: str | os.PathLike[str]) -> Iterator[Callable[[str], Iterator[bytes]]]:
+    """Yields a function from the id of a blob to its contents, in pieces, one blob at a time.
+
+    Each must be read to its end before the next is asked for. Raises GitError.
+    """
+    command = ["git", "-C", os.fspath(directory), "--no-replace-objects", "cat-file", "--batch"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=git_environment()) as process:
+        requests, answers = process.stdin, process.stdout
+        assert requests is not None
+        assert answers is not None
+
+        def read(oid: str) -> Iterator[bytes]:
+            requests.write(f"{oid}\n".encode())
+            requests.flush()
+            words = answers.readline().split()
+            if len(words) != 3 or words[1] != b"blob":
+                raise GitError(f"the object {oid} is not a file in `{os.fspath(directory)}`")
+            left = int(words[2])
+            while left:
+                if not (data := answers.read(min(left, _CHUNK))):
+                    raise GitError("git ended before its answer did")
+                left -= len(data)
+                yield data
+            answers.read(1)
+
+        try:
+            yield read
+        finally:
+            requests.close()
 
 
 def git_environment(more: dict[str, str] | None = None) -> dict[str, str]:

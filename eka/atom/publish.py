@@ -21,11 +21,17 @@ from eka.atom.direct import concrete_url, is_current
 from eka.atom.git import git_error, try_git
 from eka.atom.identity import atom_id
 from eka.atom.initialize import check_remote
-from eka.atom.lock import Lock, LockedAtom, LockedStatic, LockedWith, parse_lock
+from eka.atom.lock import Lock, LockedAtom, LockedSource, LockedStatic, LockedWith, parse_lock
 from eka.atom.manifest import Manifest, parse_manifest
 from eka.atom.parts import ComposeStatic, ComposeWith
 from eka.atom.remote import list_refs, parse_atoms
-from eka.atom.repository import AtomRefs, Repository, atom_commit_body
+from eka.atom.repository import (
+    AtomRefs,
+    Repository,
+    atom_commit_body,
+    source_commit_body,
+    source_ref,
+)
 from eka.atom.set_file import FILE as SET_FILE
 from eka.atom.set_file import SetFile, parse_set_file
 from eka.atom.sets import Member, read_members
@@ -56,6 +62,8 @@ class Step(NamedTuple):
     manifest: str
     problem: EkaError | None = None
     notes: tuple[str, ...] = ()
+    sources: Mapping[str, str] = {}
+    """Commits of electrons that the remote has not, by ref."""
 
 
 class Plan(NamedTuple):
@@ -74,6 +82,7 @@ class Plan(NamedTuple):
                 names = AtomRefs.of(step.label, step.version)
                 refs |= {names.manifest: step.manifest, names.content: step.rev}
                 refs[names.origin] = self.origin
+                refs |= step.sources
         return refs
 
 
@@ -128,12 +137,15 @@ def make_plan(
             f"the remote `{remote}` is the set {state.init}, but this one is {genesis}",
             hint="name the right remote with `--remote`",
         )
-    refs = list_refs(remote, repository.root, "refs/eka/*")
+    refs = list_refs(remote, repository.root, "refs/eka/*", "refs/ekala/ca/*")
     published = parse_atoms(refs)
     steps = []
     for label, member in chosen:
         there = published.get(label, {})
-        steps.append(_step(source, member, genesis, there, remote, checks=checks))
+        step = _step(source, member, genesis, there, remote, checks=checks)
+        if step.state == "new":
+            step = _with_sources(source, step, refs)
+        steps.append(step)
     return Plan(remote, source.commit, genesis, tuple(steps))
 
 
@@ -203,6 +215,28 @@ def _step(
     body = atom_commit_body(tree, source.commit, package.label, str(package.version))
     notes = tuple(_notes(package.version, published))
     return base._replace(rev=repository.write_commit(body), notes=notes)
+
+
+def _with_sources(source: Source, step: Step, there: Mapping[str, str]) -> Step:
+    """Of what the atom's lock names as electrons, what has to be pushed with it."""
+    text = source.read(f"{step.path}/{lock_format.FILE}")
+    if text is None:
+        return step
+    try:
+        lock = parse_lock(text, f"{step.path}/{lock_format.FILE}")
+        found = {}
+        for dep in lock.deps:
+            if isinstance(dep, LockedSource) and source_ref(dep.tree) not in there:
+                if source.repository.ref(f"{dep.tree}^{{tree}}") != dep.tree:
+                    raise LockError(
+                        f"the source `{dep.name}` of `{step.label}` is no tree of this repository",
+                        hint=f"run `eka resolve {step.path}` and commit it",
+                    )
+                body = source_commit_body(dep.tree)
+                found[source_ref(dep.tree)] = source.repository.write_commit(body)
+    except LockError as error:
+        return step._replace(state="refused", problem=error)
+    return step._replace(sources=found)
 
 
 def _notes(version: Version, published: Mapping[Version, str]) -> Iterator[str]:

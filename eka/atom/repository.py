@@ -153,6 +153,16 @@ def atom_commit_body(tree: str, origin: str, label: str, version: str) -> bytes:
     ).encode()
 
 
+def source_commit_body(tree: str) -> bytes:
+    """Of an electron: depends on nothing but the tree."""
+    return f"tree {tree}\nauthor  <> 0 +0000\ncommitter  <> 0 +0000\n\nsource".encode()
+
+
+def source_ref(tree: str) -> str:
+    """Where the commit of an electron is published."""
+    return f"refs/ekala/ca/{tree}"
+
+
 class AtomRefs(NamedTuple):
     """The three refs of one published version."""
 

@@ -219,9 +219,10 @@ class Resolver:
                 )
             commit = repository.commit("HEAD")
             tree = repository.tree(commit, "" if path == "." else path)
-            if tree is None:
+            if tree is None or repository.ref(f"{tree}^{{tree}}") != tree:
                 raise ResolveError(
-                    f"the source `{name}`, `{path}`, is not in the last commit", hint="commit it"
+                    f"the source `{name}`, `{path}`, is no directory of the last commit",
+                    hint="commit it",
                 )
             yield LockedSource(name, tree)
 

@@ -12,7 +12,15 @@ from eka.atom.archive import hash_unpacked
 from eka.atom.direct import tag_version
 from eka.atom.download import Downloads
 from eka.atom.git_url import LOCAL
-from eka.atom.lock import Lock, LockedAtom, LockedFile, LockedGit, LockedWith, read_lock
+from eka.atom.lock import (
+    Lock,
+    LockedAtom,
+    LockedFile,
+    LockedGit,
+    LockedSource,
+    LockedWith,
+    read_lock,
+)
 from eka.atom.manifest import Manifest, read_manifest
 from eka.atom.mirrors import absolute_place
 from eka.atom.publish import out_of_step
@@ -66,6 +74,8 @@ class LockVerifier:
                 self._file(dep)
             elif isinstance(dep, LockedGit):
                 self._tag(dep)
+            elif isinstance(dep, LockedSource):
+                self._source(dep)
 
     def _say(self, subject: str, check: str, ok: bool | None, message: str = "") -> None:
         self._report(Finding(subject, check, ok, message))
@@ -162,6 +172,11 @@ class LockVerifier:
         same = found == dep.hash
         said = f"`{dep.url}` has the hash {found}, but {dep.hash} is locked"
         self._say(dep.name, "hash", same, "" if same else said)
+
+    def _source(self, dep: LockedSource) -> None:
+        repository = self._local.repository
+        found = repository.ref(f"{dep.tree}^{{tree}}") if repository else None
+        self._say(dep.name, "source", found == dep.tree, f"this repository has no tree {dep.tree}")
 
     def _tag(self, dep: LockedGit) -> None:
         """Only tags stay where they are; branches may go on."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
 from eka.atom import initialize, publish
-from eka.atom.cache import parse_atom_commit
+from eka.atom.cache import AtomCache, export_tree, parse_atom_commit
 from eka.atom.identity import atom_id
+from eka.atom.lock import LockedSource
 from eka.atom.repository import AtomRefs, Repository, atom_commit_body
+from eka.atom.sets import open_set
+from eka.atom.settings import load_atom_settings
+from eka.atom.workspace import Workspace
 from eka_runtime.errors import AtomMismatch, GitError, LockError, UsageError
 from tests.unit.atom.repos import Repo, atom_toml
 from tests.unit.atom.vectors import VECTORS
@@ -189,3 +194,31 @@ def test_sets_made_in_one_second_are_two(place: Path) -> None:
         assert Repo(place / name).git("log", "-1", "--format=%s") == "init: ekala project"
         roots.add(commit)
     assert len(roots) == 2
+
+
+def test_sources_are_published_with_the_atom_that_needs_them(published: Repo, place: Path) -> None:
+    more = '[build]\nsources = ["code"]\n'
+    published.write({"ekala.toml": '[set]\npackages = ["bar"]\n[build.sources]\ncode = "src"\n'})
+    published.commit(
+        {"src/main.c": "int main;\n", "bar/atom.toml": atom_toml("bar", "2.0.0", more)}
+    )
+    local = open_set(published.path)
+    workspace = Workspace(local, load_atom_settings(os.environ, place), print)
+    result = workspace.resolve(published.path / "bar")
+    workspace.write(result)
+    (source,) = result.lock.deps
+    assert isinstance(source, LockedSource)
+    assert source.tree == published.git("rev-parse", "HEAD:src")
+    published.commit({})
+    repository = Repository.discover(published.path)
+    assert repository is not None
+    publish.push(plan_of(published, checks=True), repository)
+    published.commit({"bar/atom.toml": atom_toml("bar", "2.1.0", more)})
+    publish.push(plan_of(published, checks=True), repository)
+    cache = AtomCache(place / "cache", place)
+    assert cache.fetch_source(source, ["::", "gone.git", "far.git"]) == source.tree
+    assert AtomCache(place / "cache", place, offline=True).fetch_source(source, []) == source.tree
+    export_tree(cache.repository(), source.tree, place / "out")
+    assert (place / "out/main.c").read_text() == "int main;\n"
+    with pytest.raises(GitError, match="refs/ekala/ca"):
+        cache.fetch_source(LockedSource("x", "0" * 40), ["far.git"])

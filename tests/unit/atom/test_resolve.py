@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eka.atom.lock import LockedAtom, parse_lock
+from eka.atom.lock import LockedAtom, LockedGit, LockedWith, parse_lock
 from eka.atom.lock_text import lock_text
 from eka.atom.sets import open_set
 from eka.atom.settings import load_atom_settings
@@ -199,3 +199,69 @@ def test_a_thousand_refs_are_one_listing(published: Repo, world: World) -> None:
     finally:
         del os.environ["GIT_TRACE"]
     assert trace.read_text("utf-8", "replace").count("built-in: git upload-pack") == 1
+
+
+def test_the_composer_stays_until_it_is_looked_up(published: Repo, world: World) -> None:
+    text = atom_toml("foo", sets='[package.sets]\nfar = "../far.git"\n')
+    text = text.replace(
+        '[compose.as]\nnix = "."', '[compose.with.bar]\nfrom = "far"\nentry = "src"'
+    )
+    world.repo.commit({"foo/atom.toml": text, "bar/atom.toml": atom_toml("bar")})
+
+    def composer(**how: bool) -> str:
+        compose = world.resolve(**how).lock.compose
+        assert isinstance(compose, LockedWith)
+        assert compose.entry == "src"
+        return str(compose.atom.version)
+
+    assert composer() == "1.1.0"
+    far = Repo(published.path.parent / "far.git")
+    far.git("update-ref", "refs/eka/atoms/bar/1.2.0", "refs/eka/atoms/bar/1.1.0")
+    assert composer() == "1.1.0"
+    world.repo.commit({"foo/atom.toml": text.replace('"src"', '"src"\nversion = "=1.0.0"')})
+    assert composer() == "1.0.0"
+    assert composer(fresh=True) == "1.0.0"
+    world.repo.commit({"foo/atom.toml": text})
+    assert composer(fresh=True) == "1.2.0"
+
+
+def test_a_change_of_a_git_ref_is_noticed(published: Repo, world: World) -> None:
+    def rev(ref: str) -> str:
+        git = f'[deps.direct.nix]\nx = {{ git = "../far", ref = "{ref}" }}\n'
+        world.repo.commit(
+            {"foo/atom.toml": atom_toml("foo", more=git), "bar/atom.toml": atom_toml("bar")}
+        )
+        (dep,) = world.resolve().lock.deps
+        assert isinstance(dep, LockedGit)
+        return dep.rev
+
+    head = published.git("rev-parse", "HEAD")
+    published.git("tag", "old", "HEAD^")
+    assert rev("main") == head
+    later = published.commit({"f": "1"})
+    assert rev("main") == head
+    assert rev("old") == published.git("rev-parse", "old")
+    assert rev("main") == later
+
+
+def test_an_atom_of_this_set_is_taken_from_the_remote_once_published(
+    published: Repo, place: Path
+) -> None:
+    sets = '[package.sets]\nfar = ["::", "../far.git"]\n'
+    published.write({"ekala.toml": '[set]\npackages = ["bar", "foo"]\n'})
+    foo = atom_toml("foo", more='[deps.from.far]\nbar = "^3"\n', sets=sets)
+    published.commit({"foo/atom.toml": foo, "bar/atom.toml": atom_toml("bar", "3.0.0")})
+
+    def version(**how: bool) -> str:
+        settings = load_atom_settings(os.environ, place)
+        workspace = Workspace(open_set(published.path), settings, print, **how)
+        result = workspace.resolve(published.path / "foo")
+        workspace.write(result)
+        (atom,) = result.lock.atoms()
+        return str(atom.version)
+
+    assert version() == "3.0.0-local"
+    assert version(offline=True) == "3.0.0-local"
+    published.git("push", "--quiet", "origin", "refs/eka/atoms/bar/1.1.0:refs/eka/atoms/bar/3.0.0")
+    assert version(offline=True) == "3.0.0-local"
+    assert version() == "3.0.0"
