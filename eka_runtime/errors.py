@@ -38,7 +38,7 @@ and shells give them; a program's own status passes through untouched.
     │   ├── SandboxDegraded 53     --require-sandbox refused a lower tier
     │   └── ShellMissing 54        no static shell for /bin/sh
     ├── CwdError 55                working directory not accessible
-    ├── BuildError                 a derivation was not built
+    ├── BuildError 60              a derivation was not built
     │   ├── BuilderFailed 60       its builder failed, or left out an output
     │   │   └── DependencyFailed 60
     │   ├── BuildRefused 61        another system, a missing feature or input
