@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from eka.atom import names
-from eka.atom.archive import hash_unpacked
-from eka.atom.download import Downloads, Progress
 from eka.atom.fields import git_place, web_url
 from eka.atom.git_url import parse_git_url
 from eka.atom.lock import FileType, LockedFile, LockedGit
@@ -20,6 +18,10 @@ from eka.atom.parts import Direct
 from eka.atom.remote import list_refs
 from eka.atom.version import Version, parse_requirement, parse_version
 from eka_runtime.errors import FormatError, ResolveError, UsageError
+
+if TYPE_CHECKING:
+    # They take long to import, and are needed only where something is fetched.
+    from eka.atom.download import Downloads, Progress
 
 Locked = LockedFile | LockedGit
 
@@ -118,6 +120,8 @@ def lock_direct(
             f"`{name}` wants the version of `{label}` of `{tag}`, which is not locked",
             hint=f"depend on it: `[deps.from.{tag}]` with `{label}`",
         )
+    from eka.atom.archive import hash_unpacked
+
     got = downloads.get(url, progress)
     unpack = direct.variety == "tar" or direct.unpack
     found = hash_unpacked(got.file) if unpack else got.hash()

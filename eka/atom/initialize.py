@@ -134,7 +134,7 @@ def init_remote(repository: Repository, remote: str) -> bool:
         return False
     lease = f"--force-with-lease={INIT_REF}:"
     refspec = f"{state.genesis}:{INIT_REF}"
-    repository.git("push", "--quiet", "--no-verify", lease, "--", remote, refspec)
+    repository.git("push", "--quiet", lease, "--", remote, refspec)
     return True
 
 

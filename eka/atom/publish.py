@@ -159,7 +159,7 @@ def push(plan: Plan, repository: Repository) -> None:
     # An empty expectation: the ref must not be there yet.
     leases = [f"--force-with-lease={ref}:" for ref in refs]
     specs = [f"{oid}:{ref}" for ref, oid in refs.items()]
-    command = ["push", "--quiet", "--no-verify", "--porcelain", "--atomic", *leases, "--"]
+    command = ["push", "--quiet", "--porcelain", "--atomic", *leases, "--"]
     done = try_git(repository.root, *command, plan.remote, *specs)
     if done.returncode and b"does not support --atomic" in done.stderr:
         # Content last: an atom that readers can see is complete.

@@ -45,14 +45,17 @@ class Repository(NamedTuple):
             "--is-shallow-repository",
             "--path-format=absolute",
             "--git-common-dir",
+            "--show-toplevel",
         )
-        if done.returncode:
-            if b"not a git repository" in done.stderr:
-                return None
+        said = done.stdout.decode("utf-8", "surrogateescape").splitlines()
+        if b"not a git repository" in done.stderr:
+            return None
+        # What it said before it found that a bare repository has no top level is right.
+        bare = said[:1] == ["true"]
+        if done.returncode and not (bare and len(said) == 3):
             raise git_error(["rev-parse"], done)
-        bare, shallow, git_dir = done.stdout.decode("utf-8", "surrogateescape").splitlines()
-        root = git_dir if bare == "true" else _top_level(directory)
-        return cls(Path(root), Path(git_dir), bare == "true", shallow == "true")
+        git_dir = Path(said[2])
+        return cls(git_dir if bare else Path(said[3]), git_dir, bare, said[1] == "true")
 
     def git(self, *arguments: str, data: bytes | None = None) -> bytes:
         return run_git(self.root, *arguments, data=data)
@@ -138,11 +141,6 @@ def find_root(directory: str | os.PathLike[str], commit: str) -> str:
         own, time, *above = line.split()
         times[own], parents[own] = int(time), above
     return find_genesis(commit, times.__getitem__, parents.__getitem__)
-
-
-def _top_level(directory: str | os.PathLike[str]) -> str:
-    out = run_git(directory, "rev-parse", "--show-toplevel")
-    return out.decode("utf-8", "surrogateescape").removesuffix("\n")
 
 
 def atom_commit_body(tree: str, origin: str, label: str, version: str) -> bytes:

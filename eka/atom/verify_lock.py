@@ -8,9 +8,7 @@ from pathlib import Path
 
 from eka.atom import lock as lock_format
 from eka.atom import manifest as manifest_format
-from eka.atom.archive import hash_unpacked
 from eka.atom.direct import tag_version
-from eka.atom.download import Downloads
 from eka.atom.git_url import LOCAL
 from eka.atom.lock import (
     Lock,
@@ -162,6 +160,9 @@ class LockVerifier:
             self._say(publication.name, "fetch", False, str(error))
 
     def _file(self, dep: LockedFile) -> None:
+        from eka.atom.archive import hash_unpacked
+        from eka.atom.download import Downloads
+
         try:
             got = Downloads(self._cache / "downloads", offline=self._offline).get(dep.url)
             unpack = dep.type == "nix+tar" or dep.unpack

@@ -12,12 +12,11 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from eka.atom import lock as lock_format
 from eka.atom import manifest as manifest_format
 from eka.atom.direct import Locked, lock_direct
-from eka.atom.download import Downloads, Progress
 from eka.atom.lock import (
     Lock,
     LockedAtom,
@@ -39,8 +38,11 @@ from eka.atom.toml_file import SIZE_LIMIT, read_bytes
 from eka.replacing import replace_file
 from eka_runtime.errors import LockError, ManifestError, UsageError
 
+if TYPE_CHECKING:
+    from eka.atom.download import Progress
+
 Report = Callable[[str], None]
-OnDownload = Callable[[str], Progress]
+OnDownload = Callable[[str], "Progress"]
 
 
 class Change(NamedTuple):
@@ -78,7 +80,8 @@ class Workspace:
         self.local = local
         self._genesis: str | None = None
         self.mirrors = Mirrors(local.root, self.genesis, warn, offline=offline)
-        self._downloads = Downloads(settings.cache / "downloads", offline=offline)
+        self._cache = settings.cache
+        self._offline = offline
         self._memory = settings.cache / "refs"
         self._on_download = on_download
 
@@ -143,10 +146,11 @@ class Workspace:
         return data, parse_lock(data, os.fspath(place))
 
     def _lock_direct(self, name: str, direct: Direct, url: str) -> Locked:
+        from eka.atom.download import Downloads
+
         progress = self._on_download(url)
-        return lock_direct(
-            name, direct, url, self._downloads, base=self.local.root, progress=progress
-        )
+        downloads = Downloads(self._cache / "downloads", offline=self._offline)
+        return lock_direct(name, direct, url, downloads, base=self.local.root, progress=progress)
 
     # Locks do not say which ref a revision was taken from. What this machine knows of it is kept
     # here, so that a change of `ref` in the manifest is noticed; losing it loses only that.

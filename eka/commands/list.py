@@ -54,9 +54,11 @@ def _rows(context: Context, uri: str, latest: bool) -> list[Row]:
 
 
 def _local(context: Context) -> list[Row]:
-    from eka.commands.atom_workspace import open_workspace
+    from eka.atom.sets import open_set
 
-    local = open_workspace(context, Path.cwd()).local
+    local = open_set(Path.cwd())
+    for problem in local.unreadable:
+        context.output.warning(f"{problem} (left out of the set)")
     return [
         Row(label, str(member.package.version), None, None)
         for label, member in sorted(local.members.items())

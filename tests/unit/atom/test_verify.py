@@ -150,3 +150,13 @@ def test_trees_that_lead_elsewhere_are_not_written(published: Repo, place: Path)
     export_tree(repository, tree, place / "out")
     assert os.readlink(place / "out/a") == "/tmp"
     assert os.access(place / "out/b", os.X_OK)
+
+
+def test_repositories_are_found_bare_or_not(published: Repo, place: Path) -> None:
+    far = Repository.discover(place / "far.git")
+    assert far == Repository(place / "far.git", place / "far.git", bare=True, shallow=False)
+    near = Repository.discover(place / "far/bar")
+    assert near == Repository(place / "far", place / "far/.git", bare=False, shallow=False)
+    assert Repository.discover(place) is None
+    with pytest.raises(GitError):
+        Repository.discover(place / "far/.git/refs")
