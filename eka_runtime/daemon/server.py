@@ -68,6 +68,7 @@ class Server:
         self._open: dict[socket.socket, threading.Thread] = {}
         self._ending = False
         self._everybody = Everybody()
+        self._trusted = {0, os.geteuid()}
 
     def serve(self) -> None:
         """Until `end`; returns when the last connection is done. Raises StoreAccessError when
@@ -131,7 +132,7 @@ class Server:
             self._open_store,
             _telling(connection.recv),
             _telling(connection.sendall),
-            trusted=_is_trusted(connection),
+            trusted=_uid(connection) in self._trusted,
             view=self._view,
             pausing=_pausing(connection.fileno()),
             everybody=self._everybody,
@@ -282,10 +283,11 @@ def activated(environ: Mapping[str, str]) -> socket.socket | None:
     return found
 
 
-def _is_trusted(connection: socket.socket) -> bool:
+def _uid(connection: socket.socket) -> int:
+    """Of whoever connected."""
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, uid, _ = _CREDENTIALS.unpack(data)
-    return uid in (0, os.geteuid())
+    uid: int = _CREDENTIALS.unpack(data)[1]
+    return uid
 
 
 def _forget(connection: socket.socket) -> None:

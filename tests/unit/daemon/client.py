@@ -6,7 +6,7 @@ import io
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,9 +36,15 @@ class Refused(Exception):
 class Client:
     """One connection; a context manager."""
 
-    def __init__(self, place: Path, version: int = 37) -> None:
+    def __init__(
+        self,
+        place: Path,
+        version: int = 37,
+        connecting: AbstractContextManager[None] = nullcontext(),  # noqa: B008
+    ) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(bytes(place))
+        with connecting:
+            self.socket.connect(bytes(place))
         self.source = NarReader(self.socket.recv, subject="the server")
         self.said: list[tuple[Message, Values]] = []
         self.version = version
