@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from eka.output import Output, human_size
@@ -27,6 +28,8 @@ from eka_runtime.store.store import Store
 
 if TYPE_CHECKING:
     from eka.config import Settings
+    from eka.evaluate.config import Choices
+    from eka.evaluate.installing import Installed
     from eka.script.scan import Candidate
     from eka_runtime.cache.settings import CacheSettings
     from eka_runtime.nix.narinfo import NarInfo
@@ -40,18 +43,32 @@ _CANNOT_ASK = (2, 11, 28)
 
 
 class Reach:
-    """With `offline` nothing is ever fetched."""
+    """With `offline` nothing is ever fetched.
+
+    `choices` is the configuration for atoms that are named, None for their own; `installed` is
+    what they turned out to be.
+    """
 
     def __init__(self, store: Store, settings: Settings, output: Output, *, offline: bool) -> None:
         self.store = store
-        self._settings = settings
-        self._output = output
-        self._offline = offline
+        self.settings = settings
+        self.output = output
+        self.offline = offline
+        self.choices: Choices | None = None
+        self.installed: list[Installed] = []
         self._asked: set[StorePath] = set()
         self._expected: Check | None = None
 
+    def install(self, text: str, origin: str, base: Path) -> Installed:
+        """An atom or expression as a package, built if need be. Raises what that raises."""
+        from eka.evaluate.installing import install
+
+        found = install(text, origin, base, self)
+        self.installed.append(found)
+        return found
+
     def warn(self, text: str) -> None:
-        self._output.warning(text)
+        self.output.warning(text)
 
     def expect(self, check: Check) -> None:
         """Nothing is fetched any more that `check`, given an info and its place, raises for."""
@@ -89,18 +106,18 @@ class Reach:
         except (ServiceError, UntrustedError) as error:
             if required:
                 raise
-            self._output.warning(str(error))
+            self.output.warning(str(error))
 
     def _fetch(self, wanted: Mapping[str, StorePath]) -> None:
         """`wanted` has at least the name of each, by hash."""
-        if self._offline:
+        if self.offline:
             return
         try:
             if places := self._places():
                 from eka.apart import run_apart
 
                 check = self._expected
-                run_apart(lambda: _fetch(self.store, places, wanted, self._output, check))
+                run_apart(lambda: _fetch(self.store, places, wanted, self.output, check))
         except EkaError as error:
             if error.exit_code not in _CANNOT_ASK:
                 raise
@@ -114,7 +131,7 @@ class Reach:
         from eka_runtime.store.addresses import configured
 
         places = _Places(
-            configured(os.environ, self._settings.services), caches_in_force(self._settings)
+            configured(os.environ, self.settings.services), caches_in_force(self.settings)
         )
         return places if places.addresses or places.caches.substituters else None
 
@@ -128,7 +145,7 @@ class Reach:
             return PathNotFound(
                 str(error), hint=f"{error.hint}, or name a binary cache: {_NAME_IT}"
             )
-        if self._offline:
+        if self.offline:
             hint = f"without `--offline` it would be looked for in {places}"
             return PathNotFound(str(error), hint=hint)
         return PathNotFound(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from eka.fetching import Reach
 from eka.locked import Statement, difference, read_lock
-from eka.packages import resolve_package, resolve_packages
+from eka.packages import package_path
 from eka.replacing import replace_file
 from eka.script.flags import Flags
 from eka.script.lock import Content, Lock, is_ours, parse_lock, render_lock
@@ -38,8 +38,8 @@ def draft(file: str, flags: Flags, reach: Reach) -> Draft:
     """Fetches what the store lacks. Raises what resolving raises."""
     wanted, _ = from_file(file, flags, reach, use_lock=False)
     # The packages as they are written, though several may lead to one store path.
-    packages = [resolve_package(ref) for ref in wanted.packages]
-    resolve_packages(wanted.packages, reach)
+    packages = [package_path(ref, reach) for ref in wanted.packages]
+    reach.fetch(packages)
     statement = wanted.statement
     assert statement is not None  # only a target that is no file has none
     roots = [*packages, *(info.path for info in wanted.roots)]

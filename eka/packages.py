@@ -1,6 +1,6 @@
 """Packages as people name them: a store path, or a symbolic link to one (`./result`).
 
-Atom URIs and `.#attr` are recognized so that the error can say what they are.
+An atom (`.#attr`, `DIR`, a URI) is evaluated, and built if need be: `eka/evaluate/installing.py`.
 """
 
 from __future__ import annotations
@@ -31,26 +31,45 @@ def resolve_packages(refs: Iterable[PackageRef], reach: Reach) -> list[tuple[Pat
     """
     wanted: dict[StorePath, PackageRef] = {}
     for ref in refs:
-        wanted.setdefault(resolve_package(ref), ref)
+        wanted.setdefault(package_path(ref, reach), ref)
     reach.fetch(wanted)
     return [(_valid(reach, path, ref), ref) for path, ref in wanted.items()]
 
 
+def package_path(ref: PackageRef, reach: Reach) -> StorePath:
+    """As `resolve_package`, and of atoms what they build. Raises what that raises, too."""
+    if names_atom(ref):
+        return reach.install(ref.text, ref.origin, ref.base).path
+    return resolve_package(ref)
+
+
+def names_atom(ref: PackageRef) -> bool:
+    """Whether it is something to evaluate, by how it is written or by what it is."""
+    text = ref.text
+    if text.startswith(STORE_DIR + "/"):
+        return False
+    if "#" in text or "::" in text:
+        return True
+    place = os.path.join(ref.base, os.path.expanduser(text))
+    if os.path.islink(place) and os.readlink(place).startswith(STORE_DIR + "/"):
+        return False
+    return os.path.isdir(place) and any(
+        os.path.isfile(os.path.join(place, name)) for name in ("atom.toml", "default.nix")
+    )
+
+
 def resolve_package(ref: PackageRef) -> StorePath:
+    """Of a package that needs no evaluation. Raises UsageError or InvalidStorePath."""
     if ref.text.startswith(STORE_DIR + "/"):
         return StorePath.parse(ref.text)
     links = links_of(ref)
     target = os.readlink(links[-1]) if links else ""
     if target.startswith(STORE_DIR + "/"):
         return StorePath.parse(target)
-    if "::" in ref.text or "#" in ref.text:
-        raise UsageError(
-            f"`{ref.text}` ({ref.origin}) names an atom; this version of eka runs store paths only",
-            hint="build it first and give the store path, or a link to it such as `./result`",
-        )
     raise UsageError(
         f"`{ref.text}` ({ref.origin}) is not a package",
-        hint="give a store path such as `/nix/store/<hash>-<name>`, or a symbolic link to one",
+        hint="give a store path such as `/nix/store/<hash>-<name>`, a symbolic link to one, or an"
+        " atom such as `.#attr`",
     )
 
 

@@ -115,7 +115,7 @@ def prepare(
         caller=caller,
         shell=shell.files,
         host_files=tuple(file for file in profile.host_paths() if os.path.exists(file)),
-        annotations={"dev.eka.version": __version__},
+        annotations={"dev.eka.version": __version__, **_artifacts(reach)},
         packages=packages,
         root_inside=root_inside,
     )
@@ -124,7 +124,12 @@ def prepare(
         request.closure,
         grants,
         (*(mount.source for mount in view.mounts), *kept),
-        (*profile.host_paths(), *([shell.host] if shell.host else []), *_lock_files(wanted)),
+        (
+            *profile.host_paths(),
+            *([shell.host] if shell.host else []),
+            *_lock_files(wanted),
+            *_evaluated(reach),
+        ),
         tuple(link for ref in wanted.packages for link in links_of(ref)),
         lasting,
         _subject(wanted),
@@ -198,6 +203,20 @@ def _with_file(words: tuple[str, ...], wanted: Wanted, base: str = "") -> tuple[
     if not words and "/" not in file:
         file = f"./{file}"
     return (*words, os.path.join(base, file), *wanted.arguments)
+
+
+def _artifacts(reach: Reach) -> dict[str, str]:
+    """Which configuration of which atom this is; of several, their artifact ids."""
+    found = [one.annotations for one in reach.installed if "dev.eka.artifact" in one.annotations]
+    if len(found) < 2:
+        return dict(found[0]) if found else {}
+    ids = dict.fromkeys(one["dev.eka.artifact"] for one in found)
+    return {"dev.eka.artifact": " ".join(ids)}
+
+
+def _evaluated(reach: Reach) -> tuple[str, ...]:
+    """Files and directories of atoms: with them the packages change."""
+    return tuple(sorted({place for one in reach.installed for place in one.depends}))
 
 
 def working_directory() -> str:

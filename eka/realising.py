@@ -1,7 +1,8 @@
 """Makes the targets of `eka build` real: what they name, the build itself, links to what came out.
 
 A target is a derivation in the store, `/nix/store/….drv`, alone or with some of its outputs,
-`….drv^out,dev` (`!` does as well), or any other store path, which is there or fetched.
+`….drv^out,dev` (`!` does as well), an atom or expression (`.`, `.#attr`, `FILE.nix`, a URI), or any
+other store path, which is there or fetched.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from eka.commands.store_arguments import store_path
 from eka.context import Context
 from eka.fetching import Reach
 from eka.launching import find_host
+from eka.packages import PackageRef, names_atom
 from eka.shell import static_shell
 from eka_runtime.build.goals import Goals
 from eka_runtime.build.scheduler import Outcome, Scheduler
@@ -33,6 +35,7 @@ from eka_runtime.store.roots import root_for
 
 if TYPE_CHECKING:
     from eka.config import Settings
+    from eka.evaluate.config import Choices
     from eka_runtime.store.store import Store
 
 
@@ -58,6 +61,12 @@ class Options(NamedTuple):
     nesting: bool
 
 
+DEFAULTS = Options(
+    "result", True, None, 0, False, False, False, False, False,
+    0, 0, None, (), None, None, False, False,
+)  # fmt: skip
+
+
 class Target(NamedTuple):
     """`outputs`: () for all of a derivation, None for a path that is none."""
 
@@ -66,13 +75,20 @@ class Target(NamedTuple):
 
 
 def realise(
-    context: Context, targets: Sequence[str], options: Options, environ: Mapping[str, str]
+    context: Context,
+    targets: Sequence[str],
+    options: Options,
+    environ: Mapping[str, str],
+    choices: Choices | None = None,
 ) -> None:
-    """Prints the outputs. Raises what failed first, when everything else has been told."""
+    """`choices` is the configuration of targets that are atoms.
+
+    Prints the outputs. Raises what failed first, when everything else has been told."""
     settings = context.settings()
-    wanted = [parse_target(text) for text in targets]
     with context.open_store() as store:
         reach = Reach(store, settings, context.output, offline=context.offline)
+        reach.choices = choices
+        wanted = [target for text in targets for target in _targets(text, reach)]
         goals = _wanted_outputs(wanted)
         if options.dry_run:
             _show_plan(context, store, reach, goals)
@@ -84,6 +100,30 @@ def realise(
                 reach.info(target.path)
         if not options.no_link:
             _link_all(store, options.out_link, built)
+
+
+def _targets(text: str, reach: Reach) -> list[Target]:
+    """An atom or expression stands for its derivations. Raises what evaluating raises."""
+    ref = PackageRef(text, "target", Path.cwd())
+    if not names_atom(ref) and not text.endswith(".nix"):
+        return [parse_target(text)]
+    from eka.evaluate.evaluation import parse_target as parse_evaluated
+    from eka.evaluate.installing import plan_target
+
+    found, _, _ = plan_target(parse_evaluated(text), reach, "plan")
+    return [Target(one.drv, (one.output,)) for one in found]
+
+
+def build_goals(
+    store: Store, reach: Reach, goals: Mapping[StorePath, set[str]]
+) -> dict[StorePath, Outcome]:
+    """Builds with everything as it is by default. Raises what failed first."""
+    context = Context()
+    context.output, context.offline = reach.output, reach.offline
+    outcomes = _build(context, store, reach, reach.settings, DEFAULTS, goals, os.environ)
+    if (failed := first_error(list(outcomes.values()))) is not None:
+        raise _summary(failed, outcomes)
+    return outcomes
 
 
 def parse_target(text: str) -> Target:

@@ -50,6 +50,9 @@ class RunRecord(_Strict):
     version: Literal[1]
     file: str = Field(description="The script or program, absolute.")
     bundle: Digest = Field(description="Digest of the bundle, as in its eka.json.")
+    artifact: str | None = Field(
+        default=None, description="Artifact id of the atom that it is of; several by blanks."
+    )
     closure: Digest = Field(description="Digest of the closure, as in the bundle's annotations.")
     grants: GrantsRecord
     mode: str = Field(description="How the runtime was started: outer, direct or degraded.")
@@ -77,7 +80,7 @@ def ledger_file(environ: Mapping[str, str]) -> Path:
 def head(subject: str, bundle: Bundle, grants: Grants, host: Host, mode: str) -> bytes:
     """The line of a run up to what only its end can tell; see `eka.ledger.begin`."""
     degraded = mode == "degraded"
-    known = {
+    known: dict[str, object] = {
         "version": VERSION,
         "file": subject,
         "bundle": bundle.digest(),
@@ -93,6 +96,8 @@ def head(subject: str, bundle: Bundle, grants: Grants, host: Host, mode: str) ->
         "unsandboxed": degraded,
         "runtime": {"name": host.kind, "path": host.runtime},
     }
+    if artifact := (bundle.spec.annotations or {}).get("dev.eka.artifact"):
+        known["artifact"] = artifact
     # Names of files need not be UTF-8; JSON has to be.
     text = json.dumps(known, separators=(",", ":"), ensure_ascii=False)
     return text.encode("utf-8", "replace").removesuffix(b"}")

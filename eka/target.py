@@ -5,6 +5,7 @@
 ./result                 a link to a store path, like the path
 ./result/sub             that program, behind the link
 NAME, with -p            a program of the packages
+DIR, .#attr, URI         what an atom or expression builds: its main program
 FILE                     a script or binary, as `eka-run FILE`
 """
 
@@ -14,7 +15,7 @@ import os
 from pathlib import Path
 
 from eka.fetching import Reach
-from eka.packages import PackageRef, links_of, resolve_package
+from eka.packages import PackageRef, links_of, names_atom, resolve_package
 from eka.script.flags import Flags
 from eka.wanted import Program, Wanted, from_file, from_flags
 from eka_runtime.errors import UsageError
@@ -40,10 +41,10 @@ def _from_target(target: str, flags: Flags, reach: Reach) -> Wanted:
         return _from_store_path(str(resolve_package(ref)), flags, reach)
     if "/" not in target and flags.packages:
         return from_flags(flags)._replace(program=Program((target,), "target"))
+    if names_atom(ref):
+        return _from_atom(ref, flags, reach)
     if os.path.lexists(target):
         return from_file(target, flags, reach)[0]
-    if "::" in target or "#" in target:
-        resolve_package(ref)
     raise UsageError(
         f"`{target}` is neither a store path nor a file",
         hint=f"for a program of a package: `eka run -p PACKAGE {target}`",
@@ -61,6 +62,13 @@ def _behind_link(target: str) -> str | None:
         link, slash, above = link.rpartition("/")
         inside = f"{above}/{inside}"
     return None
+
+
+def _from_atom(ref: PackageRef, flags: Flags, reach: Reach) -> Wanted:
+    found = reach.install(ref.text, "target", ref.base)
+    if found.program is None:
+        return _from_store_path(str(found.path), flags, reach)
+    return _from_store_path(f"{found.path}/bin/{found.program}", flags, reach)
 
 
 def _from_store_path(target: str, flags: Flags, reach: Reach) -> Wanted:

@@ -140,12 +140,13 @@ def _refuse_packages(names: Sequence[str], verb: str) -> None:
 
 def _add_to_script(context: Context, file: str, names: Sequence[str]) -> None:
     from eka.locked import as_stated
-    from eka.packages import PackageRef, resolve_package
+    from eka.packages import PackageRef, names_atom, resolve_package
     from eka.script.edit import add_packages
 
     refs = [PackageRef(name, "eka add", Path.cwd()) for name in names]
     for ref in refs:
-        resolve_package(ref)
+        if not names_atom(ref):
+            resolve_package(ref)
     _edit(context, file, add_packages, [as_stated(ref, file) for ref in refs])
 
 

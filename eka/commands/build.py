@@ -7,14 +7,15 @@ from typing import Any
 
 import click
 
-from eka.completing import store_paths
+from eka.commands.configured import Configured, config_options
+from eka.completing import packages
 from eka.context import Context
 
 _SECONDS = click.FloatRange(min=0)
 
 
 @click.command(name="build")
-@click.argument("targets", metavar="TARGET…", nargs=-1, required=True, shell_complete=store_paths)
+@click.argument("targets", metavar="[TARGET]…", nargs=-1, shell_complete=packages)
 @click.option("-o", "--out-link", default="result", metavar="LINK", help="Name of the link.")
 @click.option("--no-link", is_flag=True, help="Make no link; what is built may be collected.")
 @click.option(
@@ -47,12 +48,16 @@ _SECONDS = click.FloatRange(min=0)
 @click.option("--extra-platforms", metavar="SYSTEMS", help="What this machine builds for, too.")
 @click.option("--allow-no-chroot", is_flag=True, help="Let `__noChroot` see the host, read-only.")
 @click.option("--nesting", is_flag=True, help="Let builders make namespaces of their own.")
+@config_options
 @click.pass_obj
-def command(context: Context, /, targets: tuple[str, ...], **options: Any) -> None:
-    """Build derivations: TARGET is a `.drv` in the store, with `^OUTPUT,…` for some of its outputs.
+def command(
+    context: Context, /, targets: tuple[str, ...], configured: Configured, **options: Any
+) -> None:
+    """Build TARGETs: atoms and expressions (`.`, `.#attr`, FILE.nix, a URI; `.` if none is named),
+    or derivations in the store, with `^OUTPUT,…` for some of their outputs.
 
     Prints the paths of the outputs, and links to them from ./result.
     """
     from eka.realising import Options, realise
 
-    realise(context, targets, Options(**options), os.environ)
+    realise(context, targets or (".",), Options(**options), os.environ, configured.choices())

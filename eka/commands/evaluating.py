@@ -34,6 +34,8 @@ def evaluating(context: Context, target: Target, configured: Configured) -> Iter
     settings = context.settings()
     with Store.open(settings.store) as store:
         store.require_writable()
-        graph = build_graph(target, choices, sources_of(store))
+        say = context.output.message
+        sources = sources_of(store, target.place, say, offline=context.offline)
+        graph = build_graph(target, choices, sources)
         host = find_host(settings)
-        yield evaluation(graph, store, settings, host, context.output.message)
+        yield evaluation(graph, store, settings, host, say)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from eka.commands.configured import Configured, config_options
 from eka.commands.grants import Asked, grant_options
 from eka.completing import files, packages
 from eka.context import Context
+
+if TYPE_CHECKING:
+    from eka.fetching import Reach
+    from eka.wanted import Wanted
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -21,25 +26,34 @@ from eka.context import Context
     "arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…", shell_complete=files
 )
 @grant_options
+@config_options
 @click.pass_obj
 def command(
     context: Context,
     asked: Asked,
+    configured: Configured,
     target: str,
     arguments: tuple[str, ...],
     keep: bool,
     record: bool,
     require_sandbox: bool,
 ) -> NoReturn:
-    """Run TARGET in a bundle: a store path's program, a program of the -p packages, or a script.
+    """Run TARGET in a bundle: a store path's program, a program of the -p packages, what an atom
+    builds (`.`, `.#attr`, a URI), or a script.
 
     The status is the program's own.
     """
     from eka.launching import get_ready, require_full_sandbox
     from eka.target import from_target
 
+    choices = configured.choices() if configured.stated else None
+
+    def wanted(reach: Reach) -> tuple[Wanted, None]:
+        reach.choices = choices
+        return from_target(target, asked.flags(), reach), None
+
     with get_ready(
-        lambda reach: (from_target(target, asked.flags(), reach), None),
+        wanted,
         context.store_dir,
         context.output,
         offline=context.offline,

@@ -16,15 +16,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eka.atom.identity import atom_id
+from eka.atom.lock import LockedAtom
 from eka.atom.manifest import FILE as MANIFEST
 from eka.atom.manifest import read_manifest
+from eka.atom.remote import list_set
+from eka.atom.sets import find_set_root
+from eka.atom.settings import load_atom_settings
+from eka.atom.uri import AtomUri, parse_uri
+from eka.atom.version import sort_key
 from eka.config import Settings
 from eka.evaluate import host_nix, snix
 from eka.evaluate.cache import Found, remember
 from eka.evaluate.canonical import artifact_id
 from eka.evaluate.config import Choices, Config, Declared, effective
 from eka.evaluate.evaluator import Evaluator, Mode
-from eka.evaluate.graph import Sources, atom_graph
+from eka.evaluate.graph import Sources, atom_graph, published_graph
 from eka.evaluate.nix import NixEvaluator
 from eka.evaluate.request import Graph
 from eka.evaluate.sandbox import Sandbox, Say
@@ -36,6 +42,7 @@ from eka_runtime.errors import (
     EvaluatorMissing,
     InvalidStorePath,
     PathNotFound,
+    ResolveError,
     UsageError,
 )
 from eka_runtime.nix.path import StorePath
@@ -46,14 +53,18 @@ SOURCE = "/eka/atoms/0/source"
 
 
 class Target(NamedTuple):
-    """`place` is an atom's directory, another directory with a default.nix, or a .nix file."""
+    """`place` is an atom's directory, another directory with a default.nix, or a .nix file.
+
+    With a `uri` it is the atom of another set, and `place` where relative URLs start.
+    """
 
     place: Path
     attribute: str
+    uri: AtomUri | None = None
 
     @property
     def is_atom(self) -> bool:
-        return (self.place / MANIFEST).is_file()
+        return self.uri is not None or (self.place / MANIFEST).is_file()
 
 
 class Planned(NamedTuple):
@@ -85,8 +96,7 @@ class Evaluation(NamedTuple):
 
     def plan(self, attribute: str) -> list[Planned]:
         """Derivations, which are in the store then. Raises what `Sandbox.ask` raises."""
-        found = self.ask("plan", attribute).value
-        return [_planned(one) for one in found] if isinstance(found, list) else []
+        return planned(self.ask("plan", attribute).value)
 
     def ask(self, mode: Mode, attribute: str) -> Found:
         """As the evaluator answers, or has answered before."""
@@ -123,10 +133,17 @@ def annotations_of(graph: Graph) -> dict[str, str]:
     return found
 
 
-def parse_target(text: str) -> Target:
-    """Raises UsageError for what is none of the above."""
+def parse_target(text: str, base: Path = Path(), *, shell: bool = False) -> Target:
+    """Relative places start at `base`; a `shell` may be one with a shell.nix.
+
+    Raises UsageError for what is none of the above, FormatError for no URI.
+    """
     place, _, attribute = text.partition("#")
-    directory = Path(os.path.realpath(place or "."))
+    if "::" in place:
+        return _by_uri(place, attribute, base)
+    directory = Path(os.path.realpath(base / os.path.expanduser(place or ".")))
+    if shell and not (directory / MANIFEST).is_file() and (directory / "shell.nix").is_file():
+        directory /= "shell.nix"
     target = Target(directory, attribute)
     if directory.is_dir():
         if target.is_atom or (directory / "default.nix").is_file():
@@ -142,8 +159,43 @@ def parse_target(text: str) -> Target:
     raise UsageError(f"`{text}` is neither an atom nor a .nix file")
 
 
+def _by_uri(text: str, attribute: str, base: Path) -> Target:
+    directory = Path(os.path.realpath(base))
+    uri = parse_uri(text, load_atom_settings(os.environ, directory).aliases)
+    if uri.url is not None:
+        return Target(directory, attribute, uri)
+    local = find_local_set(directory)
+    if uri.label not in local.atoms:
+        known = ", ".join(f"`{label}`" for label in sorted(local.atoms))
+        raise UsageError(
+            f"`{text}`: the set of `{directory}` has no atom `{uri.label}`",
+            hint=f"it has {known}" if known else "there is no `ekala.toml`, or it lists none",
+        )
+    return Target(local.atoms[uri.label], attribute)
+
+
+def _look_up(uri: AtomUri, base: Path) -> LockedAtom:
+    """The newest version that a URI means. Raises ResolveError, GitError."""
+    assert uri.url is not None
+    url = str(uri.url)
+    listing = list_set(url, base)
+    versions = listing.atoms.get(uri.label, {})
+    fitting = [v for v in versions if uri.requirement is None or uri.requirement.matches(v)]
+    stable = [v for v in fitting if uri.requirement is not None or not v.pre]
+    if not stable:
+        known = ", ".join(map(str, sorted(versions, key=sort_key)))
+        raise ResolveError(
+            f"`{uri}` matches no version", hint=f"there are {known}" if known else "see `eka list`"
+        )
+    version = max(stable, key=sort_key)
+    own = atom_id(listing.genesis, uri.label)
+    return LockedAtom(uri.label, version, listing.genesis, versions[version], url, own)
+
+
 def build_graph(target: Target, choices: Choices, sources: Sources) -> Graph:
     """Raises ManifestError, LockError, OptionError, and what fetching raises."""
+    if target.uri is not None:
+        return published_graph(_look_up(target.uri, target.place), choices, sources)
     if target.is_atom:
         return atom_graph(target.place, choices, sources)
     config = effective(Declared(), choices)
@@ -160,6 +212,8 @@ def configuration(target: Target, choices: Choices) -> tuple[Config, str | None]
     """
     if not target.is_atom:
         return effective(Declared(), choices), None
+    if target.uri is not None:
+        raise UsageError("name a directory", hint="`eka plan --json URI` has hash and artifact id")
     manifest = read_manifest(target.place)
     config = effective(Declared.of(manifest), choices)
     package = manifest.package
@@ -205,6 +259,11 @@ def find_evaluator(store: Store, settings: Settings) -> Evaluator:
     )
 
 
+def planned(value: object) -> list[Planned]:
+    """What the evaluator answered to `plan`. Raises EvaluationError for something else."""
+    return [_planned(one) for one in value] if isinstance(value, list) else []
+
+
 def _planned(one: object) -> Planned:
     try:
         assert isinstance(one, dict)
@@ -221,5 +280,6 @@ def _planned(one: object) -> Planned:
         raise EvaluationError(f"the evaluator's answer makes no sense: {error!r}") from error
 
 
-def sources_of(store: Store) -> Sources:
-    return StoreSources(store)
+def sources_of(store: Store, base: Path, say: Say, *, offline: bool) -> Sources:
+    found = find_set_root(base)
+    return StoreSources(store, found[0] if found else base, offline, say)

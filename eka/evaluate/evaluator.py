@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple, Protocol
 
 from eka_runtime.nix.path import StorePath
 
-Mode = Literal["value", "plan"]
-Capability = Literal["value", "plan", "import-from-derivation"]
+Mode = Literal["value", "plan", "shell"]
+Capability = Literal["value", "plan", "shell", "import-from-derivation"]
 
 
 class Command(NamedTuple):

@@ -11,7 +11,7 @@ whether a lock is up to date (`eka resolve --check`), fetching (`sources.py`).
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -59,8 +59,8 @@ class Sources(Protocol):
     def local_set(self, directory: Path) -> LocalSet:
         """The set that an atom's directory is in."""
 
-    def atom(self, locked: LockedAtom) -> StorePath:
-        """The tree of an atom commit."""
+    def atom(self, locked: LockedAtom, mirrors: Iterable[str] = ()) -> StorePath:
+        """The tree of an atom commit; `mirrors` are tried after the one that the lock names."""
 
     def pin(self, locked: LockedFile | LockedGit) -> StorePath: ...
 
@@ -136,6 +136,11 @@ def atom_graph(directory: Path, choices: Choices, sources: Sources) -> Graph:
     return _Building(sources, sources.local_set(directory), choices).graph(directory)
 
 
+def published_graph(locked: LockedAtom, choices: Choices, sources: Sources) -> Graph:
+    """As `atom_graph`, of an atom that is published somewhere."""
+    return _Building(sources, NO_SET, choices).published(locked)
+
+
 class _Building:
     def __init__(self, sources: Sources, local: LocalSet, choices: Choices) -> None:
         self._sources = sources
@@ -151,7 +156,14 @@ class _Building:
 
     def graph(self, directory: Path) -> Graph:
         self._root = directory
-        key = self._atom(_Tree("root", directory, None, self._sources), None)
+        return self._made(self._atom(_Tree("root", directory, None, self._sources), None))
+
+    def published(self, locked: LockedAtom) -> Graph:
+        path = self._sources.atom(locked)
+        self._stored.add(path)
+        return self._made(self._atom(_Tree("root", None, path, self._sources), locked))
+
+    def _made(self, key: str) -> Graph:
         assert self._config is not None
         stored = tuple(sorted(self._stored))
         return Graph(key, self._atoms, self._pins, self._get, self._config, (), stored)
@@ -226,7 +238,7 @@ class _Building:
                 if tree.directory
                 else "ask whoever published the atom to publish what it depends on",
             )
-        path = self._sources.atom(locked)
+        path = self._sources.atom(locked, mirrors)
         self._stored.add(path)
         return self._atom(_Tree(f"{locked.label}-{locked.rev}", None, path, self._sources), locked)
 

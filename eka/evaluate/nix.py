@@ -58,7 +58,7 @@ class NixEvaluator(NamedTuple):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        return frozenset(("value", "plan", "import-from-derivation"))
+        return frozenset(("value", "plan", "shell", "import-from-derivation"))
 
     def command(self, entry: str, readable: Sequence[str]) -> Command:
         program = f"{self.path}/bin/{PROGRAM}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +13,8 @@ from tests.cli.world import World
 from tests.installed import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
-SCRIPTS = {"hello", "grants"}
+SCRIPTS = {"hello", "grants", "with-atom"}
+ATOMS = {"composer", "cross", "hello", "settings", "variants"}
 
 
 @pytest.fixture
@@ -29,7 +31,8 @@ def examples(world: World, box: Path) -> Path:
 
 
 def test_no_example_is_forgotten() -> None:
-    assert {path.name for path in EXAMPLES.iterdir()} == SCRIPTS | {"demo", "greet.nix"}
+    assert {path.name for path in EXAMPLES.iterdir()} == SCRIPTS | {"demo", "greet.nix", "atoms"}
+    assert {path.name for path in (EXAMPLES / "atoms").iterdir()} == ATOMS | {"ekala.toml"}
 
 
 def test_hello(world: World, examples: Path) -> None:
@@ -48,3 +51,28 @@ def test_grants(world: World, examples: Path) -> None:
     assert b"greet.nix" in done.out
     assert done.out.endswith(b"and I may not write there\n")
     assert not (examples / "written").exists()
+
+
+def test_a_script_with_an_atom(world: World, examples: Path) -> None:
+    done = world.run("./with-atom", cwd=examples)
+    assert (done.status, done.out) == (0, b"hello, world; hello world\n"), done.err.decode()
+
+
+def test_atoms(world: World, examples: Path) -> None:
+    place = examples / "atoms"
+
+    def eka(*arguments: str) -> str:
+        done = world.run("eka", *arguments, cwd=place)
+        assert done.status == 0, done.err.decode()
+        return done.out.decode()
+
+    assert eka("run", "hello") == "hello, world; hello world\n"
+    assert json.loads(eka("eval", "hello#text")) == "hello, world; hello world"
+    assert eka("run", "--variant", "loud", "--set", "times=2", "variants") == "HELLO world!\n" * 2
+    assert json.loads(eka("eval", "settings#package.version")) == "1.2.0"
+    assert "variant insistent" in eka("config", "show", "variants", "--variant", "insistent")
+    plan = json.loads(eka("plan", "cross#native", "--host-system", "aarch64-linux", "--json"))
+    assert plan["system"] == "aarch64-linux"
+    (out,) = eka("build", "--no-link", "cross", "--host-system", "aarch64-linux").split()
+    assert out.endswith("-tool-aarch64-linux")
+    assert eka("store", "cat", out).endswith("for aarch64-linux\n")

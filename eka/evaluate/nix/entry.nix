@@ -185,9 +185,28 @@ let
     };
 
   selected = select root request.attr "";
+
+  # What a shell for a derivation has: the packages that it is built with.
+  shellInputs =
+    let
+      inputs = b.concatMap (name: selected.${name} or [ ]) [
+        "packages"
+        "nativeBuildInputs"
+        "buildInputs"
+      ];
+    in
+    if !(isDerivation selected) then
+      map (one: one.value) found
+    else
+      b.filter isDerivation inputs;
   found = derivations selected request.attrText;
 in
-if request.mode == "plan" then
+if request.mode == "shell" then
+  map planned (map (value: {
+    attr = "";
+    inherit value;
+  }) shellInputs)
+else if request.mode == "plan" then
   if found == [ ] then
     throw "eka: no derivation: the value has none; it has ${listed (b.attrNames (called selected))}"
   else

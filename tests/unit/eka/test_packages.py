@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eka.packages import PackageRef, links_of, resolve_package
+from eka.packages import PackageRef, links_of, names_atom, resolve_package
 from eka_runtime.errors import InvalidStorePath, UsageError
 
 BASE = "/nix/store/00000000000000000000000000000000-name"
@@ -38,8 +38,17 @@ def test_a_circle_of_links_ends(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["gh:owner/repo::label@^1", ".::label", ".#attr"])
 def test_atoms_are_recognized(tmp_path: Path, text: str) -> None:
-    with pytest.raises(UsageError, match="names an atom"):
-        resolve_package(ref(text, tmp_path))
+    assert names_atom(ref(text, tmp_path))
+
+
+def test_directories_are_atoms_by_what_they_hold(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    assert not names_atom(ref("plain", tmp_path))
+    for name in ("atom.toml", "default.nix"):
+        (tmp_path / name).write_text("")
+        assert names_atom(ref(".", tmp_path))
+        (tmp_path / name).unlink()
+    assert not names_atom(ref(BASE, tmp_path))
 
 
 @pytest.mark.parametrize("text", ["/nix/store/short-name", BASE + "/bin"])

@@ -1,0 +1,126 @@
+"""`.#attr` where a package is named: evaluates, builds what is not there, and says what came of it.
+
+The evaluation is kept (`cache.py`) and so are outputs, so that naming an atom a second time costs a
+look at its files. What the answer depends on is told with it, for launch records. Constraint:
+whoever asks may enter a bundle next, so nothing here leaves a thread behind; building is done by
+another process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from eka.apart import run_apart
+from eka.evaluate.config import Choices
+from eka.evaluate.evaluation import (
+    Evaluation,
+    Planned,
+    Target,
+    build_graph,
+    evaluation,
+    parse_target,
+    planned,
+    sources_of,
+)
+from eka.evaluate.host_nix import find_nix
+from eka.evaluate.tree_index import Scan
+from eka.launching import find_host
+from eka_runtime.errors import EvaluationError, FormatError
+from eka_runtime.nix.path import StorePath
+
+if TYPE_CHECKING:
+    from eka.evaluate.evaluator import Mode
+    from eka.fetching import Reach
+
+
+class Installed(NamedTuple):
+    """`path` is a valid output, with its derivation's main program if that says one.
+
+    `depends` are files and directories of the host that decided it.
+    """
+
+    path: StorePath
+    program: str | None
+    annotations: Mapping[str, str]
+    depends: tuple[str, ...]
+
+
+def install(text: str, origin: str, base: Path, reach: Reach) -> Installed:
+    """One package. Raises what evaluating and building raise, and EvaluationError for several."""
+    target = parse_target(text, base)
+    found, evaluated, scans = plan_target(target, reach, "plan")
+    if len(found) != 1:
+        names = ", ".join(f"`{one.attribute}`" for one in found[:12])
+        raise EvaluationError(
+            f"`{text}` ({origin}) has {len(found)} derivations",
+            hint=f"name one of {names}, as in `{text.partition('#')[0]}#{found[0].attribute}`",
+        )
+    one = found[0]
+    path = realise(found, reach)[0]
+    depends = _depends(target, evaluated, scans)
+    return Installed(path, one.program, evaluated.annotations(), depends)
+
+
+def install_shell(text: str, base: Path, reach: Reach) -> tuple[list[Installed], bool]:
+    """What a shell for a target has: what a shell.nix asks for, otherwise the package itself.
+
+    The flag says which.
+    """
+    target = parse_target(text, base, shell=True)
+    if target.place.name != "shell.nix":
+        return [install(text, "target", base, reach)], False
+    found, evaluated, scans = plan_target(target, reach, "shell")
+    depends = _depends(target, evaluated, scans)
+    paths = realise(found, reach)
+    return [Installed(path, None, {}, depends) for path in paths], True
+
+
+def plan_target(
+    target: Target, reach: Reach, mode: Mode
+) -> tuple[list[Planned], Evaluation, tuple[Scan, ...]]:
+    """The derivations that a target means, with the configuration that was asked for."""
+    store, say = reach.store, reach.output.message
+    sources = sources_of(store, target.place, say, offline=reach.offline)
+    graph = build_graph(target, reach.choices or Choices(), sources)
+    host = find_host(reach.settings)
+    made = evaluation(graph, store, reach.settings, host, say)
+    found = made.ask(mode, target.attribute)
+    return planned(found.value), made, found.scans
+
+
+def realise(wanted: Sequence[Planned], reach: Reach) -> list[StorePath]:
+    """The output of each that was asked for; what is not valid is built or fetched."""
+    try:
+        outputs = [StorePath.parse(one.outputs[one.output]) for one in wanted]
+    except FormatError as error:
+        raise EvaluationError(
+            f"the output of `{wanted[0].name}` is known only when it is built",
+            hint="build it with `eka build`, and name ./result",
+        ) from error
+    pairs = zip(wanted, outputs, strict=True)
+    missing = [one for one, path in pairs if reach.store.paths.get(path) is None]
+    if missing:
+        goals = {one.drv: {one.output} for one in missing}
+        run_apart(lambda: _build(goals, reach))
+    return outputs
+
+
+def _build(goals: Mapping[StorePath, set[str]], reach: Reach) -> None:
+    from eka.realising import build_goals
+    from eka_runtime.store.store import Store
+
+    # The caller's connections to its database must not be used in another process.
+    with Store.open(reach.store.root) as store:
+        build_goals(store, reach, goals)
+
+
+def _depends(target: Target, evaluated: Evaluation, scans: Sequence[Scan]) -> tuple[str, ...]:
+    found = {os.fsdecode(path) for one in scans for path in one.stamps}
+    for directory in (target.place, *target.place.parents):
+        found.add(os.fspath(directory / "ekala.toml"))
+    if evaluated.sandbox.settings.evaluator in (None, "nix"):
+        found.add(find_nix(os.environ))
+    return tuple(sorted(found))

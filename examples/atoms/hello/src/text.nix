@@ -1,0 +1,1 @@
+"hello, ${deps.from.here.settings.package.meta.description}; ${deps.from.here.variants.greeting}"
