@@ -251,8 +251,12 @@ def _as_json(outcome: Outcome) -> dict[str, object]:
         "outputs": {name: str(path) for name, path in outcome.outputs.items()},
         "startTime": int(outcome.started),
         "stopTime": int(outcome.stopped),
-        **({"error": str(outcome.error)} if outcome.error else {}),
+        **_error(outcome.error),
     }
+
+
+def _error(error: EkaError | None) -> dict[str, object]:
+    return {} if error is None else {"error": str(error), "exitCode": error.exit_code}
 
 
 def _summary(failed: Outcome, outcomes: Mapping[StorePath, Outcome]) -> EkaError:

@@ -56,8 +56,8 @@ class _Laid(NamedTuple):
     """A place in which everything is ready for its builder."""
 
     place: Place
-    start: Start
-    view: ViewPlan
+    start: Start = Start((), {}, {})
+    view: ViewPlan = ViewPlan("bind", (), ())
 
 
 class Builder:
@@ -92,10 +92,14 @@ class Builder:
 
         `line` gets the log as it comes. Raises Failure.
         """
-        laid = _Laid(self._workshop.place(), Start((), {}, {}), ViewPlan("bind", (), ()))
+        laid = _Laid(self._workshop.place())
         with BuildLog(self._store, task.path, line) as log:
             try:
-                laid = self._make(task, laid, log)
+                if task.drv.builder.startswith(BUILTIN):
+                    run_builtin(self._store, task, laid.place.store, self._settings)
+                else:
+                    laid = self._lay_out(task, laid.place)
+                    self._run(task, laid, log)
                 return self._take(task, laid.place)
             except EkaError as error:
                 kept = self._keep(task, laid) if self._settings.keep_failed else None
@@ -103,10 +107,7 @@ class Builder:
             finally:
                 self._workshop.clear(laid.place)
 
-    def _make(self, task: Task, laid: _Laid, log: BuildLog) -> _Laid:
-        if task.drv.builder.startswith(BUILTIN):
-            run_builtin(self._store, task, laid.place.store, self._settings)
-            return laid
+    def _lay_out(self, task: Task, place: Place) -> _Laid:
         graph = StoreGraph(self._store, frozenset(info.path for info in task.inputs))
         start = prepare(
             task.drv,
@@ -115,10 +116,7 @@ class Builder:
             cores=self._settings.cores or job_count(),
             impure=self._settings.environ,
         )
-        view = self._sandboxes.lay_out(laid.place, start, task.inputs)
-        laid = laid._replace(start=start, view=view)
-        self._run(task, laid, log)
-        return laid
+        return _Laid(place, start, self._sandboxes.lay_out(place, start, task.inputs))
 
     def _run(self, task: Task, laid: _Laid, log: BuildLog) -> None:
         bundle = self._sandboxes.compile(task, *laid)
