@@ -109,7 +109,8 @@ def resolve_grants(
         objection = _cwd_objection(cwd, home, own)
         if objection is None:
             defaults.append(_resolve(cwd, DEFAULT_CWD, True, "/", home))
-        elif not any(grant.path == cwd for grant in asked):
+        elif not asked:
+            # Whoever asks for paths has thought of what the program needs.
             notes.append(objection)
     if script is not None:
         defaults.append(_script(os.path.join(cwd, script), home))

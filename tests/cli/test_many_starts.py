@@ -15,7 +15,7 @@ from tests.cli.world import World
 
 STARTS = 200
 KILLS = 40
-RACES = int(os.environ.get("EKA_START_RACES", "2"))
+RACES = int(os.environ.get("EKA_START_RACES", "1"))
 STARTS_AT_ONCE = 6
 
 

@@ -209,6 +209,11 @@ def test_the_home_directory_is_granted_when_asked_for(world: World) -> None:
     assert found.notes == ()
 
 
+def test_who_asks_for_paths_is_not_told_about_the_home_directory(world: World) -> None:
+    """Such a script may be started from there every day, as a cron job is."""
+    assert world.resolve(["~/data"], cwd=world.home).notes == ()
+
+
 @pytest.mark.parametrize("cwd", ["/", "/tmp", "/etc", "/usr", "/proc/self", "/nix", "/dev"])
 def test_system_directories_are_not_granted_by_default(world: World, cwd: str) -> None:
     found = world.resolve(cwd=cwd)
