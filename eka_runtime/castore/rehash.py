@@ -14,7 +14,8 @@ from functools import partial
 from itertools import islice, pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from types import TracebackType
+from typing import Generic, NamedTuple, Self, TypeVar
 
 from eka_runtime.castore.blobs import BlobFiles, BlobRow, LocalBlobs
 from eka_runtime.castore.database import Database
@@ -56,40 +57,63 @@ class _Piece(NamedTuple):
     high: int | str
 
 
-def rehash_all(blobs: LocalBlobs, database: Path, size: int) -> Iterator[Rehashed]:
-    """Reads all contents, in the order in which they lie on disk; yields what was found.
+class Rehashing(Generic[T]):
+    """Work on parts, which goes on in workers from now on where it is enough for them.
+
+    A context manager; iterating gives what was found, in the order of the parts. Leaving it ends
+    the workers.
+    """
+
+    def __init__(self, work: Callable[[T], Rehashed], parts: Iterable[T], size: int) -> None:
+        self._work = work
+        self._parts = iter(parts)
+        self._pending: deque[Future[Rehashed]] = deque()
+        self._pool: ProcessPoolExecutor | None = None
+        workers = os.cpu_count() or 1
+        if workers > 1 and size >= _ALONE:
+            self._pool = ProcessPoolExecutor(workers, get_context("fork"), die_with_parent)
+            self._submit(self._pool, _AHEAD * workers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def __iter__(self) -> Iterator[Rehashed]:
+        if self._pool is None:
+            yield from map(self._work, self._parts)
+            return
+        while self._pending:
+            yield self._pending.popleft().result()
+            self._submit(self._pool, 1)
+
+    def _submit(self, pool: ProcessPoolExecutor, most: int) -> None:
+        for part in islice(self._parts, most):
+            self._pending.append(pool.submit(self._work, part))
+
+
+def rehash_all(blobs: LocalBlobs, database: Path, size: int) -> Rehashing[_Piece]:
+    """Reads all contents, in the order in which they lie on disk.
 
     `size` is about how many bytes there are. The workers read the rows as well: handing those over
     would cost more than the hashing.
     """
     places = database, blobs.directory, blobs.packs.directory
-    yield from _work(partial(_rehash_piece, *places), _pieces(blobs), size)
+    return Rehashing(partial(_rehash_piece, *places), _pieces(blobs), size)
 
 
-def rehash(files: BlobFiles, rows: Iterable[BlobRow]) -> Iterator[Rehashed]:
+def rehash(files: BlobFiles, rows: Iterable[BlobRow]) -> Rehashing[list[BlobRow]]:
     """As `rehash_all`, for given rows."""
     parts = list(_batched(rows))
     size = sum(row.size for part in parts for row in part)
-    yield from _work(partial(_rehash, files.directory, files.packs.directory), parts, size)
-
-
-def _work(work: Callable[[T], Rehashed], parts: Iterable[T], size: int) -> Iterator[Rehashed]:
-    workers = os.cpu_count() or 1
-    if workers == 1 or size < _ALONE:
-        yield from map(work, parts)
-        return
-    pending: deque[Future[Rehashed]] = deque()
-    with ProcessPoolExecutor(workers, get_context("fork"), die_with_parent) as pool:
-        try:
-            for part in parts:
-                pending.append(pool.submit(work, part))
-                if len(pending) > _AHEAD * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    return Rehashing(partial(_rehash, files.directory, files.packs.directory), parts, size)
 
 
 def _pieces(blobs: LocalBlobs) -> Iterator[_Piece]:

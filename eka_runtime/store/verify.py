@@ -98,11 +98,12 @@ def verify_store(
 ) -> Verified:
     """`progress` gets the blobs and paths hashed so far, and their bytes."""
     check = _Check(store, report, progress)
-    check.database(deep)
-    check.directories()
-    check.paths()
-    check.trees()
-    check.blobs(deep)
+    with check.rehashing(deep) as found:
+        check.database(deep)
+        check.directories()
+        check.paths()
+        check.trees()
+        check.blobs(found)
     if deep:
         check.twins()
     return check.result()
@@ -124,12 +125,26 @@ class _Check:
         self._lost_directories: set[B3Digest] = set()
         self._shown: set[B3Digest] = set()
         self._hashed = 0, 0
+        self._files: dict[str, int] = {}
+        self._packs: dict[int, int] = {}
 
     def result(self) -> Verified:
         counts = self._paths, len(self._sizes), self._blobs, self._orphans, self._problems
         sets = (self._lost_blobs, self._lost_directories, self._shown)
         lost = Lost(*map(frozenset, sets))
         return Verified(*counts, lost)
+
+    @contextmanager
+    def rehashing(self, deep: bool) -> Iterator[Iterable[Rehashed] | None]:
+        """With `deep`, contents are hashed beside all that is done meanwhile."""
+        self._files, self._packs = self._file_sizes(), self._pack_sizes()
+        if not deep:
+            yield None
+            return
+        size = sum(self._files.values()) + sum(self._packs.values())
+        blobs, database = self._store.blobs, self._store.layout.database
+        with rehash_all(blobs, database, size) as found:
+            yield found
 
     def database(self, deep: bool) -> None:
         for (message,) in self._rows(f"pragma {'integrity' if deep else 'quick'}_check"):
@@ -182,7 +197,10 @@ class _Check:
     def _blob_sizes(self, digests: list[B3Digest]) -> dict[bytes, int]:
         marks = ",".join("?" * len(digests))
         statement = f"select digest, size from blob where digest in ({marks})"
-        return dict(self._rows(statement, digests))
+        known: dict[bytes, int] = {}
+        with self._attempt("database", self._store.layout.database):
+            known.update(self._store.database.connection.execute(statement, digests))
+        return known
 
     def paths(self) -> None:
         for sealed, *row in self._rows(SELECT_SEALED):
@@ -199,15 +217,10 @@ class _Check:
             if sealed != seal(info):
                 self._problem("path", info.path, "its row is not what was verified once")
 
-    def blobs(self, deep: bool) -> None:
-        """Places and sizes of all; with `deep` also the contents of those that have them."""
-        files, packs = self._file_sizes(), self._pack_sizes()
-        if deep:
-            size = sum(files.values()) + sum(packs.values())
-            found = rehash_all(self._store.blobs, self._store.layout.database, size)
-            wrong = self._hashing(found)
-        else:
-            wrong = self._misplaced(files, packs)
+    def blobs(self, found: Iterable[Rehashed] | None) -> None:
+        """Places and sizes of all; or, of those that were hashed, what was found."""
+        files, packs = self._files, self._packs
+        wrong = self._misplaced(files, packs) if found is None else self._hashing(found)
         for row, detail in wrong:
             self._problem("blob", row.digest, detail)
             self._lost_blobs.add(row.digest)
@@ -223,8 +236,11 @@ class _Check:
     def twins(self) -> None:
         """The second inodes that checkouts show: their names are the digests of their contents."""
         layout = self._store.layout
-        with BlobFiles(layout.twins, layout.packs) as files:
-            for row, detail in self._hashing(rehash(files, _twins(layout.twins))):
+        with (
+            BlobFiles(layout.twins, layout.packs) as files,
+            rehash(files, _twins(layout.twins)) as found,
+        ):
+            for row, detail in self._hashing(found):
                 self._problem("view", row.digest, detail)
                 self._shown.add(row.digest)
 

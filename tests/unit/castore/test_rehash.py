@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import process
 from multiprocessing import active_children
 
@@ -41,7 +40,8 @@ def _fill(castore: Castore) -> dict[bytes, BlobRow]:
 
 
 def _all(castore: Castore) -> list[Rehashed]:
-    return list(rehash_all(castore.blobs, castore.database.file, sum(map(len, CONTENTS))))
+    with rehash_all(castore.blobs, castore.database.file, sum(map(len, CONTENTS))) as found:
+        return list(found)
 
 
 def _wrong(pieces: list[Rehashed]) -> list[Wrong]:
@@ -67,8 +67,11 @@ def test_an_empty_castore(castore: Castore, workers: bool) -> None:
 
 def test_given_rows(castore: Castore, workers: bool) -> None:
     rows = [row for row in _fill(castore).values() if row.size % 2]
-    with BlobFiles(castore.blobs.directory, castore.blobs.packs.directory) as files:
-        pieces = list(rehash(files, iter(rows)))
+    with (
+        BlobFiles(castore.blobs.directory, castore.blobs.packs.directory) as files,
+        rehash(files, iter(rows)) as found,
+    ):
+        pieces = list(found)
     assert _total(pieces) == (len(rows), sum(row.size for row in rows))
     assert _wrong(pieces) == []
 
@@ -127,10 +130,11 @@ def test_workers_end_with_whoever_stops_early(
     monkeypatch.setattr(module, "_AHEAD", 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     _fill(castore)
-    found: Iterator[Rehashed] = rehash_all(castore.blobs, castore.database.file, 1)
-    next(found)
-    assert active_children()
-    found.close()  # type: ignore[attr-defined]
+    with rehash_all(castore.blobs, castore.database.file, 1) as found:
+        # They began when nobody had asked for anything yet.
+        assert active_children()
+        next(iter(found))
+        assert active_children()
     assert active_children() == []
 
 
