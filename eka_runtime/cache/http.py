@@ -68,6 +68,7 @@ class HttpFiles:
         self._access = access
         self._closed = threading.Event()
         self._managers: dict[str | None, urllib3.PoolManager] = {}
+        self._routes: dict[tuple[str, str], urllib3.PoolManager] = {}
         self._guard = threading.Lock()
 
     def close(self) -> None:
@@ -202,11 +203,15 @@ class HttpFiles:
 
     def _manager(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
-        proxy = _proxy_for(parts.scheme, parts.hostname or "")
+        origin = parts.scheme, parts.hostname or ""
         with self._guard:
-            if proxy not in self._managers:
-                self._managers[proxy] = self._new_manager(proxy)
-            return self._managers[proxy]
+            # Which proxy it is takes as long to find out as all the rest of a request.
+            if origin not in self._routes:
+                proxy = _proxy_for(*origin)
+                if proxy not in self._managers:
+                    self._managers[proxy] = self._new_manager(proxy)
+                self._routes[origin] = self._managers[proxy]
+            return self._routes[origin]
 
     def _new_manager(self, proxy: str | None) -> urllib3.PoolManager:
         options: dict[str, Any] = {"maxsize": _CONNECTIONS, "block": False}
