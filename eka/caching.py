@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eka.output import Output, human_size
@@ -41,12 +42,17 @@ def access_of(caches: CacheSettings) -> Access:
 @contextmanager
 def open_caches(caches: CacheSettings, output: Output) -> Iterator[Substituter]:
     """Raises as `open_substituter`."""
-    from eka.config import cache_dir
     from eka_runtime.cache.substituter import open_substituter
 
-    answers = cache_dir(os.environ) / "binary-caches.sqlite"
-    with open_substituter(caches, access_of(caches), answers, output.warning) as opened:
+    with open_substituter(caches, access_of(caches), answers_file(), output.warning) as opened:
         yield opened
+
+
+def answers_file() -> Path:
+    """Where it is kept what caches have answered."""
+    from eka.config import cache_dir
+
+    return cache_dir(os.environ) / "binary-caches.sqlite"
 
 
 def describe(plan: Plan) -> str:

@@ -27,7 +27,14 @@ from eka_runtime.build.settings import (
     own_features,
     own_systems,
 )
-from eka_runtime.errors import EkaError, UsageError
+from eka_runtime.errors import (
+    EkaError,
+    FormatError,
+    HashMismatch,
+    ServiceError,
+    UntrustedError,
+    UsageError,
+)
 from eka_runtime.nix.derivation import EXTENSION
 from eka_runtime.nix.path import StorePath
 from eka_runtime.runtime.launch import default_state_directory
@@ -184,7 +191,11 @@ class ReachSubstitutes:
         return paths
 
     def fetch(self, paths: Sequence[StorePath]) -> None:
-        self._reach.fetch(paths)
+        try:
+            self._reach.fetch(paths)
+        except (ServiceError, UntrustedError, HashMismatch, FormatError) as error:
+            # What cannot be fetched is built.
+            self._reach.warn(str(error))
 
 
 def _wanted_outputs(wanted: Sequence[Target]) -> dict[StorePath, set[str]]:

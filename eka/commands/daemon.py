@@ -21,6 +21,7 @@ from eka.serving import announce, until_signal
 from eka.workbench import workbench
 
 if TYPE_CHECKING:
+    from eka_runtime.cache.supply import Supply
     from eka_runtime.store.store import Store
     from eka_runtime.view.live import LiveView
 
@@ -48,7 +49,8 @@ def command(context: Context, place: Path | None, stdio: bool) -> None:
     if stdio:
         # Fails here, and not at the client, when it cannot be opened.
         context.open_store().close()
-        serve_stdio(context.open_store, workbench(context))
+        with _supply(context) as supply:
+            serve_stdio(context.open_store, workbench(context), supply)
         return
     with _socket(place) as (where, listening), _shown(context) as (root, view):
         _serve(context, where, listening, root, view)
@@ -97,11 +99,16 @@ def _serve(
 
         return Store.open(settings.store)
 
-    server = Server(
-        open_store, listening, context.output.warning, view=view, workbench=workbench(context)
-    )
     url = f"unix://{quote(where)}?root={quote(os.fspath(root))}"
-    with until_signal() as ended, ThreadPoolExecutor(1) as threads:
+    with _supply(context) as supply, until_signal() as ended, ThreadPoolExecutor(1) as threads:
+        server = Server(
+            open_store,
+            listening,
+            context.output.warning,
+            view=view,
+            workbench=workbench(context),
+            supply=supply,
+        )
         serving = threads.submit(server.serve)
         serving.add_done_callback(lambda done: ended.set())
         try:
@@ -111,6 +118,20 @@ def _serve(
         finally:
             server.end()
         serving.result()
+
+
+@contextmanager
+def _supply(context: Context) -> Iterator[Supply | None]:
+    """The binary caches in force, if there are any."""
+    from eka.caching import access_of, answers_file, caches_in_force
+    from eka_runtime.cache.supply import Supply
+
+    settings = caches_in_force(context.settings(), offline=context.offline)
+    if not settings.substituters:
+        yield None
+        return
+    with closing(Supply(settings, access_of(settings), answers_file())) as supply:
+        yield supply
 
 
 def _default_place() -> Path:

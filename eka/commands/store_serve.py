@@ -12,6 +12,7 @@ from eka.serving import announce, until_signal
 
 if TYPE_CHECKING:
     from eka_runtime.rpc.address import Host, Socket
+    from eka_runtime.store.store import Store
 
 _CACHE_ADDRESS = "127.0.0.1:5000"
 _TOKEN_MIN = 16
@@ -85,10 +86,23 @@ def serve(
     with context.open_store(create=token is not None) as store, until_signal() as ended:
         if token is not None:
             store.require_writable()
-        cache = Cache(store, policy)
+        cache = Cache(store, policy, find_log=lambda name: _log(store, name))
         with serving(cache, address, context.output.warning) as url:
             announce(context, url, **{f"key{n}": str(key.public) for n, key in enumerate(keys)})
             ended.wait()
+
+
+def _log(store: Store, name: str) -> bytes | None:
+    from eka_runtime.build.log import write_log
+    from eka_runtime.errors import FormatError, PathNotFound
+    from eka_runtime.nix.path import StorePath
+
+    parts: list[bytes] = []
+    try:
+        write_log(store, StorePath.from_base(name), parts.append)
+    except (PathNotFound, FormatError):
+        return None
+    return b"".join(parts)
 
 
 def _token(file: str) -> str:

@@ -17,6 +17,7 @@ from eka.context import Context
 
 if TYPE_CHECKING:
     from eka_runtime.store.copying import Source
+    from eka_runtime.store.repair import Nars
     from eka_runtime.store.store import Store
     from eka_runtime.store.verify import Lost, Problem, Verified
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def verify(context: Context, deep: bool, repair: bool) -> None:
     """Check every row, reference and file; exits with 25 if anything is wrong.
 
-    With --repair, what is lost is looked for in checkouts and in the far services in force, and the
+    With --repair, what is lost is looked for in checkouts, far services and binary caches, and the
     status says whether anything is still wrong.
     """
     from eka_runtime.errors import StoreCorrupt
@@ -79,10 +80,24 @@ def _repair_apart(context: Context, root: Path, lost: Lost) -> None:
     from eka_runtime.store.store import Store
     from eka_runtime.store.verify import counted
 
-    with Store.open(root) as store, _far(context) as places:
-        found = repair(store, lost, places)
+    with Store.open(root) as store, _far(context) as places, _caches(context) as nars:
+        found = repair(store, lost, places, nars)
     total = len(lost.blobs) + len(lost.directories)
     context.output.message(f"got back {found} of {counted(total, 'lost item')}")
+
+
+@contextmanager
+def _caches(context: Context) -> Iterator[list[Nars]]:
+    """The binary caches in force, whoever has signed what they have."""
+    from eka.caching import caches_in_force, open_caches
+    from eka_runtime.cache.fetch import CacheNars
+
+    settings = caches_in_force(context.settings(), offline=context.offline)
+    if not settings.substituters:
+        yield []
+        return
+    with open_caches(settings._replace(require=False), context.output) as caches:
+        yield [CacheNars(caches)]
 
 
 @contextmanager

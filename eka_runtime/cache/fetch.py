@@ -16,7 +16,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from eka_runtime.cache.client import BinaryCache, Nar
@@ -309,6 +309,24 @@ def _path_info(info: NarInfo, ingested: Ingested) -> PathInfo:
     )
     # A signature says nothing about the content address: what is not true of it is not kept.
     return found._replace(ca=None) if wrong_ca(found) else found
+
+
+class CacheNars:
+    """What `repair` gets lost contents from; digests decide what of it is good, not signatures."""
+
+    def __init__(self, substituter: Substituter) -> None:
+        self._substituter = substituter
+
+    def take(self, batch: Batch, info: PathInfo) -> None:
+        """Raises ServiceError, NarError, HashMismatch; a path that no cache has is none of them."""
+        found = self._substituter.look_up([info.path.hash]).get(info.path.hash)
+        if found is None or found.info.nar_hash != info.nar_hash:
+            return
+        nar = found.cache.open_nar(found.info)
+        if nar is None:
+            return
+        with closing(nar):
+            _ingest(batch, nar, found.info, found.cache, _Running(), lambda size: None)
 
 
 def missing(path: StorePath, substituter: Substituter, why: EkaError | None) -> EkaError:

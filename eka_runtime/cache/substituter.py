@@ -402,6 +402,21 @@ def _references_first(name: str, questions: Mapping[str, _Question]) -> list[_Qu
         raise ServiceError(f"{name}: references form a cycle: {cycle}") from error
 
 
+def open_caches(
+    settings: CacheSettings, access: Access, *, offline: bool = False
+) -> list[BinaryCache]:
+    """The caches in force, with `offline` only those on this host; nothing is asked yet.
+
+    Raises UsageError for a URL nobody can use, ConfigError for a key that is none.
+    """
+    try:
+        trust = Trust(parse_keys(settings.keys), not settings.require)
+    except FormatError as error:
+        raise ConfigError(f"`trusted-public-keys`: {error}", hint=error.hint) from error
+    urls = [url for url in settings.substituters if not offline or Location.parse(url).local]
+    return [open_cache(url, trust, access) for url in urls]
+
+
 @contextmanager
 def open_substituter(
     settings: CacheSettings,
@@ -411,17 +426,9 @@ def open_substituter(
     *,
     offline: bool = False,
 ) -> Iterator[Substituter]:
-    """For the caches in force; with `offline` only those on this host.
-
-    Raises UsageError for a URL nobody can use, ConfigError for a key that is none.
-    """
-    try:
-        trust = Trust(parse_keys(settings.keys), not settings.require)
-    except FormatError as error:
-        raise ConfigError(f"`trusted-public-keys`: {error}", hint=error.hint) from error
-    urls = [url for url in settings.substituters if not offline or Location.parse(url).local]
+    """For the caches in force; raises as `open_caches`."""
+    caches = open_caches(settings, access, offline=offline)
     answers = Answers(answers_file)
-    caches = [open_cache(url, trust, access) for url in urls]
     try:
         yield Substituter(caches, answers, warn)
     finally:

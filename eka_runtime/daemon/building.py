@@ -24,6 +24,7 @@ from eka_runtime.daemon.realising import (
 from eka_runtime.daemon.wire import Values
 from eka_runtime.errors import FormatError
 from eka_runtime.nix.derivation import EXTENSION, Derivation, Output, derivation_name
+from eka_runtime.nix.narinfo import NarInfo
 from eka_runtime.nix.path import StorePath
 from eka_runtime.store.realisations import Realisations
 
@@ -88,6 +89,7 @@ class _Missing:
         self._seen: set[Target] = set()
         self.build: set[StorePath] = set()
         self.unknown: set[StorePath] = set()
+        self.fetch: dict[StorePath, NarInfo] = {}
 
     def look(self, targets: Iterable[Target]) -> None:
         waiting = list(targets)
@@ -101,14 +103,26 @@ class _Missing:
         """What must be there before; [] when nothing is to be done, or nothing can be."""
         valid = self._peer.known(target.path) is not None
         if target.outputs is None or not valid:
-            if not valid:
+            if not valid and not self._can_fetch([target.path]):
                 self.unknown.add(target.path)
             return []
         derivation = read_derivation(self._peer.store, target.path)
-        if not absent_outputs(self._peer, derivation, target):
+        absent = absent_outputs(self._peer, derivation, target)
+        if not absent or self._can_fetch([derivation.outputs[name].store_path for name in absent]):
             return []
         self.build.add(target.path)
         return [Target(path, names) for path, names in derivation.input_drvs.items()]
+
+    def _can_fetch(self, paths: list[StorePath | None]) -> bool:
+        """Whether caches have all of these, with what they refer to; then that is to be fetched."""
+        known = [path for path in paths if path is not None]
+        if self._peer.supply is None or len(known) < len(paths):
+            return False
+        plan = self._peer.supply.plan(self._peer.store, known, self._peer.say)
+        if plan.absent:
+            return False
+        self.fetch.update((found.path, found.info) for found in plan.found)
+        return True
 
 
 def absent_outputs(peer: Peer, derivation: Derivation, target: Target) -> list[str]:
@@ -125,10 +139,10 @@ def _query_missing(peer: Peer, request: Values) -> Values:
     missing.look(parse_target(text, peer.version) for text in request["targets"])
     return {
         "willBuild": texts(missing.build),
-        "willSubstitute": [],
+        "willSubstitute": texts(missing.fetch),
         "unknown": texts(missing.unknown),
-        "downloadSize": 0,
-        "narSize": 0,
+        "downloadSize": sum(info.file_size or 0 for info in missing.fetch.values()),
+        "narSize": sum(info.nar_size for info in missing.fetch.values()),
     }
 
 
@@ -138,7 +152,9 @@ def _build_paths(peer: Peer, request: Values) -> Values:
     failed = [outcome for outcome in outcomes.values() if outcome.error is not None]
     if failed:
         raise failure(failed)
-    peer.keep([target.path for target in targets if target.outputs is None])
+    plain = [target.path for target in targets if target.outputs is None]
+    peer.bring(plain)
+    peer.keep(plain)
     return {"one": 1}
 
 
@@ -157,6 +173,7 @@ def _build_paths_with_results(peer: Peer, request: Values) -> Values:
     results = []
     for text, (path, outputs) in texts_of.items():
         if outputs is None:
+            peer.bring([path])
             peer.keep([path])
             result = plain_result(Status.AlreadyValid)
         else:

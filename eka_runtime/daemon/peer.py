@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO, NamedTuple, Protocol, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from eka_runtime.build.workbench import Workbench
 from eka_runtime.daemon.deferred import EAGER, Deferred, Everybody
@@ -24,6 +24,9 @@ from eka_runtime.nix.path import StorePath
 from eka_runtime.nix.tokens import Read, Write
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
+
+if TYPE_CHECKING:
+    from eka_runtime.cache.supply import Supply
 
 _IN_MEMORY = 1 << 20
 _ADDS = (Op.AddToStore, Op.AddTextToStore)
@@ -87,8 +90,11 @@ class Peer:
         gone: int | None = None,
         workbench: Callable[[], Workbench] | None = None,
         everybody: Everybody | None = None,
+        supply: Supply | None = None,
     ) -> None:
         self.store = store
+        # Whom a view confines gets what it allows, which is not what caches have.
+        self.supply = None if view is not None and view.confined else supply
         self.version = version
         self.trusted = trusted
         self.tell = tell
@@ -121,6 +127,11 @@ class Peer:
         raise PathNotFound(
             f"path `{path}` is not valid", hint="add it first, or import it with what it refers to"
         )
+
+    def bring(self, paths: Iterable[StorePath]) -> None:
+        """Fetches those that are not valid, as far as caches have them."""
+        if self.supply is not None:
+            self.supply.bring(self.store, paths, self.say)
 
     def begin(self, op: Op) -> None:
         """Before each operation. Raises what became of additions that were answered already."""

@@ -9,6 +9,7 @@ from eka_runtime.daemon.protocol import Op
 from eka_runtime.daemon.wire import Values
 from eka_runtime.errors import FormatError
 from eka_runtime.nix import base32
+from eka_runtime.nix.narinfo import NarInfo
 from eka_runtime.nix.path import HASH_LENGTH, StorePath
 from eka_runtime.store.pathinfo import PathInfo
 
@@ -73,7 +74,9 @@ def _query_all_valid_paths(peer: Peer, request: Values) -> Values:
 
 
 def _query_valid_paths(peer: Peer, request: Values) -> Values:
-    paths = map(StorePath.parse, request["paths"])
+    paths = list(map(StorePath.parse, request["paths"]))
+    if request.get("substitute"):
+        peer.bring(paths)
     return {"paths": texts(path for path in paths if peer.known(path))}
 
 
@@ -92,23 +95,38 @@ def _nar_from_path(peer: Peer, request: Values) -> Values:
     return {}
 
 
-# There are no substituters yet: nothing can be had that is not there.
+def _substitutable(peer: Peer, texts: Iterable[str]) -> dict[StorePath, NarInfo]:
+    """What caches have of these paths."""
+    paths = list(map(StorePath.parse, texts))
+    return peer.supply.find(paths, peer.say) if peer.supply and paths else {}
+
+
+def _wire_substitutable(info: NarInfo) -> Values:
+    return {
+        "deriver": str(info.deriver or ""),
+        "references": texts(info.references),
+        "downloadSize": info.file_size or 0,
+        "narSize": info.nar_size,
+    }
 
 
 def _has_substitutes(peer: Peer, request: Values) -> Values:
-    return {"has": False}
+    return {"has": bool(_substitutable(peer, [request["path"]]))}
 
 
 def _query_substitutable_paths(peer: Peer, request: Values) -> Values:
-    return {"paths": []}
+    return {"paths": texts(_substitutable(peer, request["paths"]))}
 
 
 def _query_substitutable_path_info(peer: Peer, request: Values) -> Values:
-    return {"info": None}
+    found = list(_substitutable(peer, [request["path"]]).values())
+    return {"info": _wire_substitutable(found[0]) if found else None}
 
 
 def _query_substitutable_path_infos(peer: Peer, request: Values) -> Values:
-    return {"infos": {}}
+    asked = request.get("paths") or request.get("addresses") or ()
+    found = _substitutable(peer, asked)
+    return {"infos": {str(path): _wire_substitutable(found[path]) for path in sorted(found)}}
 
 
 HANDLERS: dict[Op, Handler] = {

@@ -10,7 +10,6 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from eka_runtime.build.goals import NoSubstitutes
 from eka_runtime.build.log import MESSAGE
 from eka_runtime.build.scheduler import Outcome, Scheduler
 from eka_runtime.daemon.peer import ClientGone, Peer
@@ -81,6 +80,19 @@ class ClientWatch:
             self.cancel()
 
 
+class PeerSubstitutes:
+    """The binary caches of this daemon as `Substitutes`, unless the client wants none."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    def available(self, paths: Sequence[StorePath]) -> Sequence[StorePath]:
+        return paths if self._peer.supply else ()
+
+    def fetch(self, paths: Sequence[StorePath]) -> None:
+        self._peer.bring(paths)
+
+
 def realise(
     peer: Peer,
     wanted: Mapping[StorePath, Iterable[str]],
@@ -101,7 +113,9 @@ def realise(
     bench = peer.workbench()
     settings = bench.settings._replace(check=mode == _CHECK)
     watch = ClientWatch(peer)
-    scheduler = Scheduler(peer.store, bench.host, settings, bench.state, NoSubstitutes(), watch)
+    scheduler = Scheduler(
+        peer.store, bench.host, settings, bench.state, PeerSubstitutes(peer), watch
+    )
     watch.cancel = scheduler.cancel
     for path, drv in (given or {}).items():
         scheduler.goals.believe(path, drv)

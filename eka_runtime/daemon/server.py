@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from struct import Struct
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from eka_runtime.build.workbench import Workbench
 from eka_runtime.daemon.deferred import Everybody
@@ -27,6 +27,9 @@ from eka_runtime.daemon.session import Session
 from eka_runtime.errors import NarError, StoreAccessError, UsageError
 from eka_runtime.nix.tokens import BUFFER_SIZE
 from eka_runtime.store.store import Store
+
+if TYPE_CHECKING:
+    from eka_runtime.cache.supply import Supply
 
 CLIENTS = 512
 """Connections at the same time; more wait to be accepted."""
@@ -57,8 +60,10 @@ class Server:
         report: Report,
         view: Callable[[Store], View],
         workbench: Callable[[], Workbench] | None = None,
+        supply: Supply | None = None,
     ) -> None:
         self._open_store = open_store
+        self._supply = supply
         self._listening = listening
         self._report = report
         self._view = view
@@ -139,6 +144,7 @@ class Server:
             forget=lambda: _forget(connection),
             gone=connection.fileno(),
             workbench=self._workbench,
+            supply=self._supply,
         )
         try:
             session.serve()
@@ -152,7 +158,9 @@ class Server:
 
 
 def serve_stdio(
-    open_store: Callable[[], Store], workbench: Callable[[], Workbench] | None = None
+    open_store: Callable[[], Store],
+    workbench: Callable[[], Workbench] | None = None,
+    supply: Supply | None = None,
 ) -> None:
     """One client, which is whoever started us: on standard input and output, as ssh has them.
 
@@ -167,6 +175,7 @@ def serve_stdio(
         pausing=_pausing(0),
         gone=0,
         workbench=workbench,
+        supply=supply,
     )
     with suppress(ClientGone):
         session.serve()

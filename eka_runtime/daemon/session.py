@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from eka_runtime.build.workbench import Workbench
 from eka_runtime.daemon import additions, building, queries, upkeep
@@ -38,6 +38,9 @@ from eka_runtime.errors import EkaError, NarError
 from eka_runtime.nix.nar import NarWriter, parse_nar
 from eka_runtime.nix.tokens import NarReader, Read, Write, u64
 from eka_runtime.store.store import Store
+
+if TYPE_CHECKING:
+    from eka_runtime.cache.supply import Supply
 
 HANDLERS: dict[Op, Handler] = {
     **queries.HANDLERS,
@@ -73,8 +76,10 @@ class Session:
         forget: Callable[[], None] = lambda: None,
         gone: int | None = None,
         workbench: Callable[[], Workbench] | None = None,
+        supply: Supply | None = None,
     ) -> None:
         self._open_store = open_store
+        self._supply = supply
         self._source = NarReader(read, subject="the connection")
         self._write = write
         self._trusted = trusted
@@ -117,6 +122,7 @@ class Session:
             gone=self._gone,
             workbench=self._workbench,
             everybody=self._everybody,
+            supply=self._supply,
         )
         try:
             while not self._over(peer):

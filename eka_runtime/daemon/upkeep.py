@@ -20,8 +20,10 @@ _UNLIMITED = 1 << 62
 
 
 def _set_options(peer: Peer, request: Values) -> Values:
-    """They are about builds and substitution."""
+    """A client that wants nothing from caches gets nothing; the rest is about builds."""
     peer.options = request
+    if not request.get("useSubstitutes", True):
+        peer.supply = None
     return {}
 
 
@@ -34,7 +36,9 @@ def _touch(peer: Peer, request: Values) -> Values:
 
 
 def _ensure_path(peer: Peer, request: Values) -> Values:
-    peer.keep([StorePath.parse(request["path"])])
+    path = StorePath.parse(request["path"])
+    peer.bring([path])
+    peer.keep([path])
     return _DONE
 
 

@@ -11,14 +11,14 @@ import os
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from eka_runtime.castore.batch import Batch
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.directories import walk
 from eka_runtime.castore.ingest import ingest_tree
 from eka_runtime.castore.node import DirectoryNode, FileNode
-from eka_runtime.errors import EkaError, ServiceError, StoreCorrupt
+from eka_runtime.errors import EkaError, FormatError, HashMismatch, ServiceError, StoreCorrupt
 from eka_runtime.store.closure_views import drop_closure_views
 from eka_runtime.store.sweep import retire_checkout
 from eka_runtime.store.uploads import take
@@ -29,8 +29,19 @@ if TYPE_CHECKING:
     from eka_runtime.store.store import Store
     from eka_runtime.store.verify import Lost
 
+_PLACES_FAULT = (ServiceError, FormatError, HashMismatch)
 
-def repair(store: Store, lost: Lost, places: Iterable[Source] = ()) -> int:
+
+class Nars(Protocol):
+    """A place that has paths as a whole."""
+
+    def take(self, batch: Batch, info: PathInfo) -> None:
+        """Takes in the contents of a path, if they are there. Raises EkaErrors."""
+
+
+def repair(
+    store: Store, lost: Lost, places: Iterable[Source] = (), nars: Iterable[Nars] = ()
+) -> int:
     """Returns how many blobs and directories were got back; they are durable then.
 
     Raises what writing to the store raises; a place that cannot be reached is passed over.
@@ -44,6 +55,8 @@ def repair(store: Store, lost: Lost, places: Iterable[Source] = ()) -> int:
         missing.from_checkout(_checkout(store, info))
     for place in places:
         missing.from_place(place)
+    for source in nars:
+        missing.from_nars(source)
     for info in checkouts:
         if _shows(store, info, unfit):
             # Out of the way for new starts; a running program keeps what it has mounted.
@@ -64,6 +77,7 @@ class _Missing:
         self._directories = directories
 
     def __len__(self) -> int:
+        """Nothing is left to do when this is 0."""
         return len(self._blobs) + len(self._directories)
 
     def from_checkout(self, checkout: Path) -> None:
@@ -84,6 +98,14 @@ class _Missing:
                         with reader:
                             take(batch, reader.read)
             self._keep(batch)
+
+    def from_nars(self, source: Nars) -> None:
+        """What has a digest that is wanted is good, whatever else comes with it."""
+        for info in list(self._store.paths.all()):
+            if self and _shows(self._store, info, self._blobs):
+                with self._batch() as batch, suppress(*_PLACES_FAULT):
+                    source.take(batch, info)
+                    self._keep(batch)
 
     def _roots(self) -> set[B3Digest]:
         """Of the paths that lack directories: some services know trees by their roots only."""

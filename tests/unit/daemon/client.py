@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
+from eka_runtime.cache.supply import Supply
 from eka_runtime.daemon.protocol import (
     CLIENT_MAGIC,
     MESSAGES,
@@ -96,13 +97,15 @@ class Client:
 
 
 @contextmanager
-def served(root: Path, place: Path, *, reports: list[str] | None = None) -> Iterator[Path]:
+def served(
+    root: Path, place: Path, *, reports: list[str] | None = None, supply: Supply | None = None
+) -> Iterator[Path]:
     """A server of the store in this process; it must have nothing to report, unless asked for."""
     said: list[str] = [] if reports is None else reports
     with Store.open(root) as store:
         layout = store.layout
     with listening(place) as made, growing(layout) as view:
-        server = Server(lambda: Store.open(root), made, said.append, view=view)
+        server = Server(lambda: Store.open(root), made, said.append, view=view, supply=supply)
         thread = threading.Thread(target=server.serve)
         thread.start()
         try:
