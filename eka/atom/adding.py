@@ -34,7 +34,7 @@ class Added(NamedTuple):
 def add_atom(workspace: Workspace, directory: Path, uri: AtomUri, set_tag: str | None) -> Added:
     """Without a URL the atom is one of this set. Raises what resolving raises; writes nothing."""
     text, manifest = _read(directory)
-    mirror = LOCAL if uri.url is None else parse_mirror(_place(uri, directory))
+    mirror = LOCAL if _is_here(uri, workspace.local) else parse_mirror(_place(uri))
     genesis = workspace.genesis() if mirror == LOCAL else workspace.mirrors.listing(mirror).genesis
     tag = _known_tag(workspace, manifest, mirror, genesis)
     requirement = uri.requirement or _caret(workspace, manifest, tag, mirror, uri.label)
@@ -125,7 +125,15 @@ def _read(directory: Path) -> tuple[str, Manifest]:
     return data.decode("utf-8", "replace"), parse_manifest(data, os.fspath(place))
 
 
-def _place(uri: AtomUri, directory: Path) -> str:
+def _is_here(uri: AtomUri, local: LocalSet) -> bool:
+    """No URL, or the path of this set, as in `.::label`."""
+    if uri.url is None:
+        return True
+    is_path = uri.url.scheme == "file" and uri.url.alternative
+    return is_path and os.path.realpath(uri.url.path) == os.path.realpath(local.root)
+
+
+def _place(uri: AtomUri) -> str:
     """Paths are written absolute: the lock may be used from elsewhere."""
     assert uri.url is not None
     if uri.url.scheme == "file" and uri.url.alternative:

@@ -55,9 +55,9 @@ class AtomCache:
 
     def repository(self) -> Repository:
         """Made if it is not there."""
-        if not (self._directory / "HEAD").exists():
-            self._directory.mkdir(parents=True, exist_ok=True)
-            with self._locked():
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            if not (self._directory / "HEAD").exists():
                 run_git(self._directory, "init", "--bare", "--quiet")
         return Repository(self._directory, self._directory, bare=True, shallow=False)
 
@@ -161,7 +161,7 @@ def fetch_ref(
     limits = [f"--depth={depth}"] if depth else []
     limits += [f"--filter={filters}"] if filters else []
     temporary = f"refs/eka-fetch/{os.getpid()}-{os.urandom(6).hex()}"
-    with locked():
+    with locked(), _without_after(repository, temporary):
         run_git(
             repository.root, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head",
             "--no-auto-gc", "--no-recurse-submodules", *limits, "--",
@@ -169,9 +169,16 @@ def fetch_ref(
             config=["protocol.version=2", "transfer.fsckObjects=false"],
         )  # fmt: skip
         found = repository.ref(temporary)
-        run_git(repository.root, "update-ref", "-d", temporary)
     assert found is not None  # git said that it fetched it
     return found
+
+
+@contextmanager
+def _without_after(repository: Repository, ref: str) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        repository.git("update-ref", "-d", ref)
 
 
 def parse_atom_commit(body: bytes, name: str) -> AtomCommit:

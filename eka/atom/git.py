@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -43,6 +44,34 @@ def run_git(
     if done.returncode:
         raise git_error(arguments, done)
     return done.stdout
+
+
+def bounded_git(*arguments: str, directory: str | os.PathLike[str] | None, limit: int) -> bytes:
+    """As `run_git`, for what somebody else decides the size of: GitError beyond `limit` bytes."""
+    where = [] if directory is None else ["-C", os.fspath(directory)]
+    command = ["git", *where, "-c", "protocol.version=2", *arguments]
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                env=git_environment(),
+            )
+        except OSError as error:
+            raise GitError(f"cannot start git: {error.strerror}", hint="install git") from error
+        with process:
+            assert process.stdout is not None
+            out = process.stdout.read(limit + 1)
+            if len(out) > limit:
+                process.kill()
+                raise GitError(f"`git {arguments[0]}` gives more than {limit} bytes")
+        if process.returncode:
+            said.seek(0)
+            done = subprocess.CompletedProcess(command, process.returncode, out, said.read(1 << 16))
+            raise git_error(arguments, done)
+        return out
 
 
 def try_git(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from eka.atom import names
-from eka.atom.git import run_git
+from eka.atom.git import bounded_git
 from eka.atom.git_url import parse_git_url
 from eka.atom.identity import git_id
 from eka.atom.repository import INIT_REF
@@ -20,6 +20,8 @@ from eka_runtime.errors import FormatError, ResolveError
 
 _ATOMS = "refs/eka/atoms/"
 _PEELED = "^{}"
+LISTING_LIMIT = 1 << 28
+"""Of a listing of refs, in bytes: the largest known repositories have a fifth of that."""
 
 Versions = Mapping[str, Mapping[Version, str]]
 """Atom commits by label and version."""
@@ -60,7 +62,9 @@ def parse_atoms(refs: Mapping[str, str]) -> Versions:
 def list_refs(url: str, base: str | os.PathLike[str] | None, *patterns: str) -> dict[str, str]:
     """Object ids by full ref; of annotated tags, the ids of what they name. Raises GitError."""
     parse_git_url(url)
-    listing = run_git(base, "ls-remote", "-q", "--", url, *patterns, config=["protocol.version=2"])
+    listing = bounded_git(
+        "ls-remote", "-q", "--", url, *patterns, directory=base, limit=LISTING_LIMIT
+    )
     refs: dict[str, str] = {}
     for line in listing.decode("utf-8", "surrogateescape").splitlines():
         oid, _, ref = line.partition("\t")

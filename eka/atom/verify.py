@@ -19,7 +19,7 @@ from eka.atom import manifest as manifest_format
 from eka.atom.cache import parse_atom_commit, tree_package
 from eka.atom.git import run_git, try_git
 from eka.atom.mirrors import absolute_place
-from eka.atom.remote import Listing, list_set
+from eka.atom.remote import Listing, list_refs, list_set
 from eka.atom.repository import (
     INIT_REF,
     AtomRefs,
@@ -102,15 +102,14 @@ def _fetch(
 ) -> set[str]:
     """The refs that are there, fetched with trees and without history or files."""
     url = absolute_place(place, base)
-    listing = run_git(None, "ls-remote", "-q", "--", url, *refs, config=["protocol.version=2"])
-    found = {line.partition(b"\t")[2].decode() for line in listing.splitlines()}
+    found = list_refs(url, None, *refs).keys() & set(refs)
     pairs = [f"+{there}:{local}" for there, local in zip(refs, here, strict=True) if there in found]
     if pairs:
         # The content whole; of the source commit only the trees, since that may be large.
         _get(repository, url, [pair for pair in pairs if "/origin:" not in pair], "--depth=1")
         origin = [pair for pair in pairs if "/origin:" in pair]
         _get(repository, url, origin, "--depth=1", "--filter=blob:none")
-    return found & set(refs)
+    return found
 
 
 def _get(repository: Repository, url: str, refspecs: list[str], *options: str) -> None:

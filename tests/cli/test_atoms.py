@@ -102,6 +102,7 @@ def locked(desk: Desk, file: str) -> dict[str, str]:
     return found
 
 
+@pytest.mark.timeout(400)  # some eighty processes, on a machine that may be busy
 def test_the_life_of_atoms(desk: Desk) -> None:
     desk.ok(".", "mkdir", "far")
     with serve_git(desk.place / "far", desk.user) as url:
@@ -147,7 +148,7 @@ def publish_tools(desk: Desk, url: str) -> None:
 def use_both(desk: Desk, url: str) -> None:
     desk.eka("app", "new", "util", "--compose", "nix", "-V", "0.3.0")
     desk.eka("app", "new", "main", "--compose", "nix")
-    for uri in (f"{url}/lib.git::core@^0.1", f"file://{desk.place}/far/tools.git::tool", "::util"):
+    for uri in (f"{url}/lib.git::core@^0.1", f"file://{desk.place}/far/tools.git::tool", ".::util"):
         desk.eka("app", "add", "-p", "main", uri)
     assert locked(desk, "app/main/atom.lock") == {
         "core": "0.1.0",

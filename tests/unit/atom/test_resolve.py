@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from eka.atom.git import bounded_git
 from eka.atom.lock import LockedAtom, LockedGit, LockedWith, parse_lock
 from eka.atom.lock_text import lock_text
 from eka.atom.sets import open_set
@@ -265,3 +266,10 @@ def test_an_atom_of_this_set_is_taken_from_the_remote_once_published(
     published.git("push", "--quiet", "origin", "refs/eka/atoms/bar/1.1.0:refs/eka/atoms/bar/3.0.0")
     assert version(offline=True) == "3.0.0-local"
     assert version() == "3.0.0"
+
+
+def test_a_listing_without_end_is_refused(published: Repo, place: Path) -> None:
+    with pytest.raises(GitError, match="gives more than 100 bytes"):
+        bounded_git("ls-remote", "--", "far.git", directory=place, limit=100)
+    with pytest.raises(GitError, match="not appear to be a git repository"):
+        bounded_git("ls-remote", "--", "none.git", directory=place, limit=100)
