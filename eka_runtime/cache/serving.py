@@ -31,7 +31,7 @@ from eka_runtime.cache.decompress import EXTENSIONS, compressor
 from eka_runtime.cache.listing import listing
 from eka_runtime.cache.receiving import Uploads
 from eka_runtime.castore.hashing import StreamHash
-from eka_runtime.castore.nar_range import nar_pieces, nar_size
+from eka_runtime.castore.nar_source import nar_pieces, nar_size
 from eka_runtime.castore.node import Node, decode_entry, encode_entry
 from eka_runtime.errors import CastoreError, EkaError, StoreCorrupt
 from eka_runtime.nix import base32

@@ -1,21 +1,19 @@
-"""A castore tree as a NAR that is pulled, where `render.py` pushes.
+"""A castore tree as a NAR that is pulled, from any byte on, where `render.py` pushes.
 
 Whoever reads decides when the next blob is opened, so a tree may come from far away and go into a
-parser without a thread or a pipe between them. Memory is bounded by the largest directory. Sizes
-are checked on the way, contents are not: that is what the reader's NAR hash is for.
+parser without a thread or a pipe between them, and servers answer clients that ask for ranges: what
+precedes the first byte is passed over by sizes alone, so that no blob before it is opened. Small
+files are read many at once; memory is bounded by the largest directory. Sizes are checked on the
+way, contents are not: that is what NAR hashes are for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from eka_runtime.castore.node import DirectoryNode, FileNode, Node, SymlinkNode
-from eka_runtime.castore.services import (
-    BlobService,
-    DirectoryService,
-    require_blob,
-    require_directory,
-)
+from eka_runtime.castore.render import Entry, directory_entries, with_contents
+from eka_runtime.castore.services import BlobService, DirectoryService, require_blob
 from eka_runtime.errors import StoreCorrupt
 from eka_runtime.nix.nar import (
     DIRECTORY_OPEN,
@@ -30,6 +28,34 @@ from eka_runtime.nix.nar import (
 
 _PIECE = 1 << 18
 
+# Bytes at hand, or a file whose contents come here.
+_Part = bytes | FileNode
+
+
+def nar_size(node: Node, directories: DirectoryService) -> int:
+    """Bytes of the whole NAR; reads directories only."""
+    parts = _parts(node, None, directories)
+    return sum(part.size if isinstance(part, FileNode) else len(part) for part in parts)
+
+
+def nar_pieces(
+    node: Node, blobs: BlobService, directories: DirectoryService, start: int = 0
+) -> Iterator[bytes]:
+    """The NAR from byte `start` on, in pieces of some 256 KiB.
+
+    Raises StoreCorrupt when something below the node is missing or has another size.
+    """
+    pending: list[bytes] = []
+    size = 0
+    for part in _bytes(_parts(node, None if start else blobs, directories), blobs, start):
+        pending.append(part)
+        size += len(part)
+        if size >= _PIECE:
+            yield b"".join(pending)
+            pending, size = [], 0
+    if size:
+        yield b"".join(pending)
+
 
 class NarSource:
     """`read(n)` returns 1..n bytes of the NAR, b"" at its end.
@@ -39,7 +65,7 @@ class NarSource:
     """
 
     def __init__(self, node: Node, blobs: BlobService, directories: DirectoryService) -> None:
-        self._pieces = _pieces(_parts(node, blobs, directories))
+        self._pieces = nar_pieces(node, blobs, directories)
         self._piece = b""
         self._position = 0
 
@@ -51,36 +77,53 @@ class NarSource:
         return data
 
 
-def _pieces(parts: Iterator[bytes]) -> Iterator[bytes]:
-    """Joins small parts: most of a NAR is framing of a few bytes."""
-    pending: list[bytes] = []
-    size = 0
+def _bytes(parts: Iterator[_Part], blobs: BlobService, skip: int) -> Iterator[bytes]:
     for part in parts:
-        pending.append(part)
-        size += len(part)
-        if size >= _PIECE:
-            yield b"".join(pending)
-            pending, size = [], 0
-    if size:
-        yield b"".join(pending)
+        size = part.size if isinstance(part, FileNode) else len(part)
+        if skip >= size:
+            skip -= size
+            continue
+        if isinstance(part, FileNode):
+            yield from _contents(part, blobs, skip)
+        else:
+            yield part[skip:]
+        skip = 0
 
 
-def _parts(node: Node, blobs: BlobService, directories: DirectoryService) -> Iterator[bytes]:
+def _contents(node: FileNode, blobs: BlobService, start: int) -> Iterator[bytes]:
+    with require_blob(blobs, node.digest) as reader:
+        if start:
+            reader.seek(start)
+        left = node.size - start
+        while left:
+            data = reader.read(min(left, _PIECE))
+            if not data:
+                raise StoreCorrupt(f"blob {node.digest} has fewer than {node.size} bytes")
+            left -= len(data)
+            yield data
+        # The end must be seen, too: services verify the digest there.
+        if reader.read(1):
+            raise StoreCorrupt(f"blob {node.digest} has more than {node.size} bytes")
+
+
+def _parts(node: Node, blobs: BlobService | None, directories: DirectoryService) -> Iterator[_Part]:
     yield MAGIC
-    levels: list[Iterator[tuple[bytes, Node]]] = [iter([(b"", node)])]
+    levels = [_entries([(b"", node)], blobs)]
     while levels:
         nested = len(levels) > 1
-        for name, child in levels[-1]:
+        for name, child, data in levels[-1]:
             if nested:
                 yield entry_open(name)
             if isinstance(child, DirectoryNode):
                 yield DIRECTORY_OPEN
-                levels.append(_entries(child, directories))
+                levels.append(_entries(directory_entries(child, directories), blobs))
                 break
             if isinstance(child, SymlinkNode):
                 yield symlink(child.target)
             else:
-                yield from _file(child, blobs)
+                yield file_header(child.executable, child.size)
+                yield child if data is None else data
+                yield padding(child.size) + NODE_CLOSE
             if nested:
                 yield ENTRY_CLOSE
         else:
@@ -91,24 +134,9 @@ def _parts(node: Node, blobs: BlobService, directories: DirectoryService) -> Ite
                 yield ENTRY_CLOSE
 
 
-def _entries(node: DirectoryNode, directories: DirectoryService) -> Iterator[tuple[bytes, Node]]:
-    directory = require_directory(directories, node.digest)
-    if directory.size != node.size:
-        raise StoreCorrupt(f"directory {node.digest} has size {directory.size}, not {node.size}")
-    return iter(directory.entries)
-
-
-def _file(node: FileNode, blobs: BlobService) -> Iterator[bytes]:
-    yield file_header(node.executable, node.size)
-    with require_blob(blobs, node.digest) as reader:
-        left = node.size
-        while left:
-            data = reader.read(min(left, _PIECE))
-            if not data:
-                raise StoreCorrupt(f"blob {node.digest} has fewer than {node.size} bytes")
-            left -= len(data)
-            yield data
-        # The end must be seen, too: services verify the digest there.
-        if reader.read(1):
-            raise StoreCorrupt(f"blob {node.digest} has more than {node.size} bytes")
-    yield padding(node.size) + NODE_CLOSE
+def _entries(
+    entries: Sequence[Entry], blobs: BlobService | None
+) -> Iterator[tuple[bytes, Node, bytes | None]]:
+    if blobs is not None:
+        return with_contents(entries, blobs)
+    return ((name, node, None) for name, node in entries)

@@ -15,7 +15,7 @@ import urllib3
 from eka_runtime.cache.decompress import EXTENSIONS
 from eka_runtime.cache.server import Address, serving
 from eka_runtime.cache.serving import Cache, Policy
-from eka_runtime.castore.nar_range import nar_pieces, nar_size
+from eka_runtime.castore.nar_source import nar_pieces, nar_size
 from eka_runtime.errors import HashMismatch, ServiceError, UsageError
 from eka_runtime.nix.narinfo import parse_narinfo
 from eka_runtime.nix.path import StorePath
