@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,13 @@ from hypothesis import settings
 # written by another user, and a warning is an error here.
 settings.register_profile("eka", database=None, deadline=None)
 settings.load_profile("eka")
+
+# Who starts the suite in the background (nohup, a shell's `&`, a runner of jobs) makes it and all
+# that it starts ignore signals, which tests send.
+for _signal in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+    signal.signal(_signal, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 VECTORS = Path(__file__).parent / "vectors"
 
