@@ -27,7 +27,7 @@ COMMANDS = {
     "init": ("eka.commands.init", "command", "Make a package set of a repository"),
     "new": ("eka.commands.new", "command", "Make an atom in the set"),
     "add": ("eka.commands.add", "add", "Add dependencies to an atom, or packages to a script"),
-    "remove": ("eka.commands.add", "remove", "Remove them"),
+    "remove": ("eka.commands.add", "remove", "Remove dependencies, or packages of a script"),
     "resolve": ("eka.commands.resolve", "command", "Bring atom.lock in step with atom.toml"),
     "publish": ("eka.commands.publish", "command", "Publish atoms on the git remote"),
     "verify": ("eka.commands.verify", "command", "Recompute what publications and locks claim"),

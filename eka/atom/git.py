@@ -131,11 +131,11 @@ def blob_reader(directory: str | os.PathLike[str]) -> Iterator[Callable[[str], I
 def git_environment(more: dict[str, str] | None = None) -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if key not in _LOCAL}
     environment.setdefault("GIT_ALLOW_PROTOCOL", _TRANSPORTS)
-    # Messages are looked into, and nobody answers a prompt in a script.
+    # Messages are looked into, and nobody answers a prompt in a script. ssh is left to the user's
+    # own settings, which a variable would override.
     environment["LC_ALL"] = "C"
     if not sys.stdin or not sys.stdin.isatty():
         environment.setdefault("GIT_TERMINAL_PROMPT", "0")
-        environment.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
     return environment | (more or {})
 
 

@@ -76,5 +76,9 @@ def read_bytes(file: str | os.PathLike[str], error: type[EkaError], limit: int) 
     try:
         with open(file, "rb") as stream:
             return stream.read(limit + 1)
+    except FileNotFoundError as wrong:
+        lock = os.fspath(file).endswith(".lock")
+        hint = "run `eka resolve`" if lock else "run `eka new PATH`, or name another file"
+        raise error(f"there is no `{os.fspath(file)}`", hint=hint) from wrong
     except OSError as wrong:
         raise error(f"cannot read `{os.fspath(file)}`: {wrong.strerror}") from wrong

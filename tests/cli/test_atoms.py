@@ -248,6 +248,7 @@ def test_a_new_atom_without_network_is_locked_later(desk: Desk) -> None:
     status, out, err = desk.run("set", "eka", "new", "foo", "--offline", "--json")
     assert (status, json.loads(out)["locked"]) == (0, False), err
     assert "is not locked" in err
+    desk.fails("set", 12, "there is no `foo/atom.lock`", "lock-file", "check", "foo")
     assert 'atom = "https://github.com/ekala-project/atom"' in desk.read("set/foo/atom.toml")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from eka.atom.cache import AtomCache, export_tree
+from eka.atom.git import git_environment
 from eka.atom.identity import atom_id
 from eka.atom.lock import LockedAtom
 from eka.atom.remote import list_set
@@ -160,3 +161,13 @@ def test_repositories_are_found_bare_or_not(published: Repo, place: Path) -> Non
     assert Repository.discover(place) is None
     with pytest.raises(GitError):
         Repository.discover(place / "far/.git/refs")
+
+
+def test_the_settings_of_the_user_stay_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_DIR", "/elsewhere")
+    monkeypatch.setenv("GIT_SSH_COMMAND", "ssh -F mine")
+    found = git_environment()
+    assert "GIT_DIR" not in found
+    assert found["GIT_SSH_COMMAND"] == "ssh -F mine"
+    monkeypatch.delenv("GIT_SSH_COMMAND")
+    assert "GIT_SSH_COMMAND" not in git_environment()  # it would hide core.sshCommand
