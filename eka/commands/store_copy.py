@@ -260,6 +260,11 @@ def _directory(url: str) -> Path | None:
     if not _SCHEME.match(url):
         if not url:
             raise UsageError("an empty URL names no place", hint=_PLACES)
+        if os.path.isfile(os.path.join(url, "nix-cache-info")):
+            raise UsageError(
+                f"`{url}` is a binary cache, not a store",
+                hint=f"write `{Path(url).absolute().as_uri()}`",
+            )
         return Path(url).absolute()
     if not url.startswith("file:"):
         return None
