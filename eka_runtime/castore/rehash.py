@@ -9,19 +9,20 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from itertools import islice, pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
 
 from eka_runtime.castore.blobs import BlobFiles, BlobRow, LocalBlobs
 from eka_runtime.castore.database import Database
 from eka_runtime.errors import StoreError
 from eka_runtime.linux.syscalls import die_with_parent
 from eka_runtime.nix import base32
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ProcessPoolExecutor
 
 T = TypeVar("T")
 
@@ -71,6 +72,10 @@ class Rehashing(Generic[T]):
         self._pool: ProcessPoolExecutor | None = None
         workers = os.cpu_count() or 1
         if workers > 1 and size >= _ALONE:
+            # 40 ms, which small stores need not spend.
+            from concurrent.futures import ProcessPoolExecutor
+            from multiprocessing import get_context
+
             self._pool = ProcessPoolExecutor(workers, get_context("fork"), die_with_parent)
             self._submit(self._pool, _AHEAD * workers)
 
