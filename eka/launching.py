@@ -17,7 +17,7 @@ from eka.config import Settings, cache_dir, config_dir, load_settings
 from eka.fetching import Reach
 from eka.output import Output
 from eka.prepare import Prepared, prepare
-from eka.record import Dependencies, write_record
+from eka.record import Dependencies, write_command_record, write_record
 from eka.wanted import Wanted
 from eka_runtime.errors import HostError, SandboxDegraded
 from eka_runtime.oci.bundle import Bundle
@@ -222,9 +222,25 @@ def record_launch(
     output: Output,
 ) -> bool:
     """Leaves a launch record; False when something was in motion, or the cache is not writable."""
+    words = [os.fsencode(word) for word in flags]
+    depends = _dependencies(ready, (file,))
+    return write_record(words, os.fsencode(file), fingerprint, depends, _noted(ready, output))
+
+
+def record_command(words: Sequence[str], ready: Ready, output: Output) -> bool:
+    """As `record_launch`, for a command line of `eka`, command first."""
+    return write_command_record(words, _dependencies(ready, ()), _noted(ready, output))
+
+
+def _noted(ready: Ready, output: Output) -> warm.Record:
+    notes = [note.encode(errors="replace") for note in ready.notes() if output.verbosity >= 0]
+    return ready.launch() | {"notes": notes}
+
+
+def _dependencies(ready: Ready, files: Sequence[str]) -> Dependencies:
     prepared, settings = ready.prepared, ready.settings
     grants = prepared.grants.paths
-    depends = Dependencies(
+    return Dependencies(
         files=_bytes(
             *prepared.host_files,
             ready.host.runtime,
@@ -236,14 +252,10 @@ def record_launch(
             *(BOOT_ID, HYBRID_CONTROLLERS),
             *((b"/proc/self/cgroup",) if ready.limited() else ()),
         ),
-        places=_bytes(file, *(grant.path for grant in grants)),
+        places=_bytes(*files, *(grant.path for grant in grants)),
         links=_bytes(*prepared.links),
         present=_bytes(*prepared.view_sources, ready.bundle_dir() / "rootfs"),
     )
-    words = [os.fsencode(word) for word in flags]
-    notes = [note.encode(errors="replace") for note in ready.notes() if output.verbosity >= 0]
-    launch = ready.launch() | {"notes": notes}
-    return write_record(words, os.fsencode(file), fingerprint, depends, launch)
 
 
 def _bytes(*paths: str | os.PathLike[str]) -> tuple[bytes, ...]:

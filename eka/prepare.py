@@ -96,7 +96,7 @@ def prepare(
     if words[:1] == (SH,):
         require_shell(shell)
     store = reach.store
-    lasting = wanted.lasting
+    lasting = wanted.lasting and all(one.lasting for one in reach.installed)
     if wanted.lock and not wanted.lock.check(programs.closure.values(), reach):
         lasting = False
     if store.writable:

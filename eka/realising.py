@@ -115,10 +115,11 @@ def _targets(text: str, reach: Reach) -> list[Target]:
     if not names_atom(ref) and not text.endswith(".nix"):
         return [parse_target(text)]
     from eka.evaluate.evaluation import parse_target as parse_evaluated
+    from eka.evaluate.evaluation import planned
     from eka.evaluate.installing import plan_target
 
-    found, _, _ = plan_target(parse_evaluated(text), reach, "plan")
-    return [Target(one.drv, (one.output,)) for one in found]
+    _, found = plan_target(parse_evaluated(text), reach, "plan")
+    return [Target(one.drv, (one.output,)) for one in planned(found.value)]
 
 
 def build_goals(

@@ -11,11 +11,11 @@ import marshal
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eka import warm
+from eka import again, warm
 
 _STARTED = time.time_ns()
 _TICK = 20_000_000  # ns; file times move in steps of a kernel tick, at most 10 ms
@@ -40,20 +40,40 @@ def write_record(
     launch: Mapping[str, Any],
 ) -> bool:
     """Whether a record was written. `script` is `warm.fingerprint(file)` from before reading it."""
-    stamps = {path: warm.stamp(path) for path in {*depends.files, *_own_files()}}
-    if script is None or script != warm.fingerprint(file) or not _still(stamps.values()):
+    facts = _facts(depends)
+    if script is None or script != warm.fingerprint(file) or facts is None:
         return False
-    record = {
-        "format": warm.FORMAT,
-        "script": script,
+    record = {"format": warm.FORMAT, "script": script, **facts, **launch}
+    return _publish(Path(os.fsdecode(warm.record_file(flags, file))), marshal.dumps(record))
+
+
+def write_command_record(
+    words: Sequence[str], depends: Dependencies, answer: Mapping[str, Any]
+) -> bool:
+    """For a command line of `eka`, command first: see `eka/again.py`. Whether it was written.
+
+    `answer` has what was `printed`, or it is a launch.
+    """
+    line = again.split([os.fsencode(word) for word in words])
+    facts = _facts(depends)
+    if line is None or facts is None:
+        return False
+    record = {"format": again.FORMAT, **facts, **answer}
+    return _publish(Path(os.fsdecode(again.record_file(line[0]))), marshal.dumps(record))
+
+
+def _facts(depends: Dependencies) -> dict[str, Any] | None:
+    """None while something is in motion."""
+    stamps = {path: warm.stamp(path) for path in {*depends.files, *_own_files()}}
+    if not _still(stamps.values()):
+        return None
+    return {
         "stamps": sorted(stamps.items()),
         "contents": [(path, warm.content(path)) for path in depends.contents],
         "places": [(path, warm.real(path)) for path in depends.places],
         "links": [(link, os.readlink(link)) for link in depends.links],
         "present": list(depends.present),
-        **launch,
     }
-    return _publish(Path(os.fsdecode(warm.record_file(flags, file))), marshal.dumps(record))
 
 
 def _own_files() -> Iterable[bytes]:

@@ -192,7 +192,7 @@ def record_file(flags: list[bytes], file: bytes) -> bytes:
     cache = environ.get(b"XDG_CACHE_HOME", b"")
     if not cache.startswith(b"/"):
         cache = environ[b"HOME"] + b"/.cache"
-    shaping = [name + b"=" + value for name, value in environ.items() if _shapes(name)]
+    shaping = [name + b"=" + value for name, value in environ.items() if shapes(name)]
     words = [FORMAT, b"%d %d %o" % (sys.hexversion, posix.geteuid(), umask()), posix.getcwdb()]
     words += [file, real(file), *flags, b"", *sorted(shaping)]
     # Words cannot hold NUL: they come from argv, environ and the kernel.
@@ -206,7 +206,7 @@ def umask() -> int:
     return mask
 
 
-def _shapes(name: bytes) -> bool:
+def shapes(name: bytes) -> bool:
     return name in (b"HOME", b"PATH") or name.startswith((b"EKA_", b"XDG_"))
 
 
@@ -214,13 +214,20 @@ def still_true(record: Record, file: bytes) -> bool:
     """Whether all that shaped the record is as it was."""
     return (
         record["format"] == FORMAT
-        and all(stamp(path) == then for path, then in record["stamps"])
+        and unchanged(record)
+        and record["script"] is not None
+        and fingerprint(file) == record["script"]
+    )
+
+
+def unchanged(record: Record) -> bool:
+    """Whether all that a record depends on, but a script, is as it was. Raises OSError."""
+    return (
+        all(stamp(path) == then for path, then in record["stamps"])
         and all(real(path) == place for path, place in record["places"])
         and all(posix.readlink(link) == target for link, target in record["links"])
         and all(map(exists, record["present"]))
         and all(content(path) == then for path, then in record["contents"])
-        and record["script"] is not None
-        and fingerprint(file) == record["script"]
     )
 
 

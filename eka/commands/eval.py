@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
@@ -25,21 +26,30 @@ def command(
     It is printed as JSON; with --json on one line. Evaluation sees TARGET and what its lock names,
     and neither files of yours nor the network.
     """
-    from eka.commands.evaluating import evaluating, split_target
+    from eka.commands.evaluating import evaluating, record_value, split_target
+    from eka.evaluate.cache import mentioned
     from eka_runtime.errors import UsageError
 
     if raw and context.json:
         raise UsageError("`--raw` and `--json` exclude each other")
     where = split_target(target, attr)
     with evaluating(context, where, configured) as evaluation:
-        value = evaluation.value(where.attribute)
+        found = evaluation.ask("value", where.attribute)
+        text = _text(found.value, raw=raw, line=context.json)
+        context.output.bytes(text.encode("utf-8"))
+        # A value that names store paths is good only while they are there, which takes a look.
+        if sys.argv[1:2] == ["eval"] and where.uri is None and not mentioned(found.value):
+            record_value(sys.argv[1:], evaluation.depends(where, found), text)
+
+
+def _text(value: object, *, raw: bool, line: bool) -> str:
+    from eka_runtime.errors import UsageError
+
+    if raw and isinstance(value, str):
+        return value
     if raw:
-        if not isinstance(value, str):
-            raise UsageError(
-                f"the value is no string: {json.dumps(value)[:80]}", hint="drop `--raw`"
-            )
-        context.output.bytes(value.encode("utf-8"))
-    elif context.json:
-        context.output.json(value)
-    else:
-        context.output.data(json.dumps(value, ensure_ascii=False, indent=2))
+        shown = json.dumps(value)[:80]
+        raise UsageError(f"the value is no string: {shown}", hint="drop `--raw`")
+    if line:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -43,7 +44,7 @@ def command(
 
     The status is the program's own.
     """
-    from eka.launching import get_ready, require_full_sandbox
+    from eka.launching import get_ready, record_command, require_full_sandbox
     from eka.target import from_target
 
     choices = configured.choices() if configured.stated else None
@@ -63,4 +64,6 @@ def command(
             require_full_sandbox(ready)
         if keep:
             context.output.message(f"bundle: {ready.bundle_dir()}")
+        elif ready.prepared.lasting and sys.argv[1:2] == ["run"]:
+            record_command(sys.argv[1:], ready, context.output)
         os._exit(ready.start(arguments, context.output))

@@ -63,6 +63,10 @@ class Target(NamedTuple):
     uri: AtomUri | None = None
 
     @property
+    def directory(self) -> Path:
+        return self.place.parent if self.place.is_file() else self.place
+
+    @property
     def is_atom(self) -> bool:
         return self.uri is not None or (self.place / MANIFEST).is_file()
 
@@ -110,6 +114,17 @@ class Evaluation(NamedTuple):
             attribute,
             lambda: sandbox.ask(evaluator, graph, mode, attribute, notes),
         )
+
+    def depends(self, target: Target, found: Found) -> tuple[str, ...]:
+        """Files and directories of the host that decided a result; absent ones, too."""
+        places = {os.fsdecode(path) for one in found.scans for path in one.stamps}
+        above = (target.place, *target.place.parents)
+        places |= {os.fspath(directory / "ekala.toml") for directory in above}
+        for label in find_local_set(target.directory).atoms.values():
+            places.add(os.fspath(label / MANIFEST))
+        if self.sandbox.settings.evaluator in (None, "nix"):
+            places |= host_nix.files_of(os.environ)
+        return tuple(sorted(places))
 
     def annotations(self) -> dict[str, str]:
         """For bundles, and results: which configuration of which atom this is."""
@@ -199,7 +214,7 @@ def build_graph(target: Target, choices: Choices, sources: Sources) -> Graph:
     if target.is_atom:
         return atom_graph(target.place, choices, sources)
     config = effective(Declared(), choices)
-    directory = target.place if target.place.is_dir() else target.place.parent
+    directory = target.directory
     _check_tree(directory)
     file = SOURCE if target.place.is_dir() else f"{SOURCE}/{target.place.name}"
     return Graph(file, {}, {}, {}, config, ((os.fspath(directory), SOURCE),))

@@ -3,7 +3,7 @@
 An evaluator is a program in the store that reads a request (`request.py`) in a sandbox, with the
 daemon's socket beside it, and writes one JSON value to its standard output. What it is given, what
 it may see and what becomes of its answer is the same for all (`sandbox.py`); a backend says which
-program it is and how it is called. Every backend must pass tests/unit/evaluate/conformance.py.
+program it is and how it is called. Every backend must pass tests/cli/test_evaluators.py.
 """
 
 from __future__ import annotations

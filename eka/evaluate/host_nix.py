@@ -61,6 +61,16 @@ def host_nix(store: Store, environ: Mapping[str, str]) -> StorePath:
     return path
 
 
+def files_of(environ: Mapping[str, str]) -> set[str]:
+    """Every file of the host that it is made from, as known from the last time."""
+    program = find_nix(environ)
+    try:
+        data = json.loads(_record(environ, program).read_bytes())
+        return {program, *(file for file, _ in data["files"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {program}
+
+
 def find_nix(environ: Mapping[str, str]) -> str:
     """The host's nix-instantiate, links followed. Raises EvaluatorMissing."""
     found = shutil.which(PROGRAM, path=f"{environ.get('PATH', '')}:{_PLACES}")

@@ -8,12 +8,12 @@ another process.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from eka.apart import run_apart
+from eka.evaluate.cache import Found
 from eka.evaluate.config import Choices
 from eka.evaluate.evaluation import (
     Evaluation,
@@ -25,8 +25,6 @@ from eka.evaluate.evaluation import (
     planned,
     sources_of,
 )
-from eka.evaluate.host_nix import find_nix
-from eka.evaluate.tree_index import Scan
 from eka.launching import find_host
 from eka_runtime.errors import EvaluationError, FormatError
 from eka_runtime.nix.path import StorePath
@@ -39,29 +37,35 @@ if TYPE_CHECKING:
 class Installed(NamedTuple):
     """`path` is a valid output, with its derivation's main program if that says one.
 
-    `depends` are files and directories of the host that decided it.
+    `depends` are files and directories of the host that decided it; it is not `lasting` if
+    something else did, too.
     """
 
     path: StorePath
     program: str | None
     annotations: Mapping[str, str]
     depends: tuple[str, ...]
+    lasting: bool = True
 
 
 def install(text: str, origin: str, base: Path, reach: Reach) -> Installed:
     """One package. Raises what evaluating and building raise, and EvaluationError for several."""
     target = parse_target(text, base)
-    found, evaluated, scans = plan_target(target, reach, "plan")
-    if len(found) != 1:
-        names = ", ".join(f"`{one.attribute}`" for one in found[:12])
+    evaluated, found = plan_target(target, reach, "plan")
+    all_of_it = planned(found.value)
+    if len(all_of_it) != 1:
+        names = ", ".join(f"`{one.attribute}`" for one in all_of_it[:12])
+        first = f"{text.partition('#')[0]}#{all_of_it[0].attribute}"
         raise EvaluationError(
-            f"`{text}` ({origin}) has {len(found)} derivations",
-            hint=f"name one of {names}, as in `{text.partition('#')[0]}#{found[0].attribute}`",
+            f"`{text}` ({origin}) has {len(all_of_it)} derivations",
+            hint=f"name one of {names}, as in `{first}`",
         )
-    one = found[0]
-    path = realise(found, reach)[0]
-    depends = _depends(target, evaluated, scans)
-    return Installed(path, one.program, evaluated.annotations(), depends)
+    one = all_of_it[0]
+    path = realise(all_of_it, reach)[0]
+    depends = evaluated.depends(target, found)
+    # What a URI means may be another version tomorrow.
+    lasting = target.uri is None
+    return Installed(path, one.program, evaluated.annotations(), depends, lasting)
 
 
 def install_shell(text: str, base: Path, reach: Reach) -> tuple[list[Installed], bool]:
@@ -72,23 +76,20 @@ def install_shell(text: str, base: Path, reach: Reach) -> tuple[list[Installed],
     target = parse_target(text, base, shell=True)
     if target.place.name != "shell.nix":
         return [install(text, "target", base, reach)], False
-    found, evaluated, scans = plan_target(target, reach, "shell")
-    depends = _depends(target, evaluated, scans)
-    paths = realise(found, reach)
+    evaluated, found = plan_target(target, reach, "shell")
+    depends = evaluated.depends(target, found)
+    paths = realise(planned(found.value), reach)
     return [Installed(path, None, {}, depends) for path in paths], True
 
 
-def plan_target(
-    target: Target, reach: Reach, mode: Mode
-) -> tuple[list[Planned], Evaluation, tuple[Scan, ...]]:
+def plan_target(target: Target, reach: Reach, mode: Mode) -> tuple[Evaluation, Found]:
     """The derivations that a target means, with the configuration that was asked for."""
     store, say = reach.store, reach.output.message
-    sources = sources_of(store, target.place, say, offline=reach.offline)
+    sources = sources_of(store, target.directory, say, offline=reach.offline)
     graph = build_graph(target, reach.choices or Choices(), sources)
     host = find_host(reach.settings)
     made = evaluation(graph, store, reach.settings, host, say)
-    found = made.ask(mode, target.attribute)
-    return planned(found.value), made, found.scans
+    return made, made.ask(mode, target.attribute)
 
 
 def realise(wanted: Sequence[Planned], reach: Reach) -> list[StorePath]:
@@ -115,12 +116,3 @@ def _build(goals: Mapping[StorePath, set[str]], reach: Reach) -> None:
     # The caller's connections to its database must not be used in another process.
     with Store.open(reach.store.root) as store:
         build_goals(store, reach, goals)
-
-
-def _depends(target: Target, evaluated: Evaluation, scans: Sequence[Scan]) -> tuple[str, ...]:
-    found = {os.fsdecode(path) for one in scans for path in one.stamps}
-    for directory in (target.place, *target.place.parents):
-        found.add(os.fspath(directory / "ekala.toml"))
-    if evaluated.sandbox.settings.evaluator in (None, "nix"):
-        found.add(find_nix(os.environ))
-    return tuple(sorted(found))

@@ -1,0 +1,21 @@
+"""Where `eka` starts: commands that are often repeated are tried warm, before click is imported."""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def main() -> NoReturn:
+    words = sys.argv[1:]
+    if words and words[0] in ("eval", "run"):
+        from eka.again import attempt
+
+        encoding = sys.getfilesystemencoding()
+        attempt([word.encode(encoding, "surrogateescape") for word in words])
+    from eka.cli import main as whole
+
+    whole()
