@@ -11,10 +11,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from eka.directories import cache_dir, config_dir, data_dir, state_dir
 from eka_runtime.cache.settings import checked_table
 from eka_runtime.errors import ConfigError
 from eka_runtime.store.addresses import KEYS
 from eka_runtime.store.layout import default_store_dir
+
+__all__ = [
+    "ATOM_TABLES",
+    "Settings",
+    "cache_dir",
+    "config_dir",
+    "data_dir",
+    "load_settings",
+    "state_dir",
+]
 
 _KEYS = {
     "store": "EKA_STORE",
@@ -83,32 +94,6 @@ def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> S
         record,
         values.get("evaluator"),
     )
-
-
-def config_dir(environ: Mapping[str, str]) -> Path:
-    return _xdg(environ, "XDG_CONFIG_HOME", ".config") / "eka"
-
-
-def cache_dir(environ: Mapping[str, str]) -> Path:
-    """Everything below may be deleted at any time; nothing but speed is lost."""
-    return _xdg(environ, "XDG_CACHE_HOME", ".cache") / "eka"
-
-
-def state_dir(environ: Mapping[str, str]) -> Path:
-    """What is worth keeping, but belongs to this machine: the ledger of runs."""
-    return _xdg(environ, "XDG_STATE_HOME", ".local/state") / "eka"
-
-
-def data_dir(environ: Mapping[str, str]) -> Path:
-    return _xdg(environ, "XDG_DATA_HOME", ".local/share") / "eka"
-
-
-def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
-    # The XDG base directory specification: relative values are invalid and ignored.
-    value = environ.get(variable, "")
-    if value.startswith("/"):
-        return Path(value)
-    return Path(environ.get("HOME") or Path.home()) / fallback
 
 
 def _from_file(file: Path) -> dict[str, object]:

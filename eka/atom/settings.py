@@ -18,7 +18,7 @@ from eka.atom.shapes import Field, Map, Plain, Table, Text
 from eka.atom.toml_file import SIZE_LIMIT, Source
 from eka.atom.uri import DEFAULT_ALIASES
 from eka.atom.version import Requirement
-from eka.config import ATOM_TABLES, cache_dir, config_dir
+from eka.directories import cache_dir, config_dir
 from eka_runtime.errors import ConfigError
 
 _TEXT = Plain(str, "a string")
@@ -134,4 +134,4 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read `{file}`: {error.strerror}") from error
     found = Source(data, str(file), ConfigError, SIZE_LIMIT).check(lambda d: _OPEN.check(d, ()))
-    return {name: table for name, table in found.items() if name in ATOM_TABLES}
+    return {name: table for name, table in found.items() if name in _TABLES}

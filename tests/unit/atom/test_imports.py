@@ -11,7 +11,7 @@ import pytest
 from tests.unit.atom.repos import Repo, atom_toml
 
 HEAVY = ("pydantic", "urllib3", "rich", "tomlkit", "sqlite3", "asyncio", "concurrent.futures")
-HEAVY += ("tarfile", "eka.atom.archive", "eka.atom.download")
+HEAVY += ("tarfile", "eka.atom.archive", "eka.atom.download", "ctypes")
 PROGRAM = """
 import sys
 from eka.cli import cli

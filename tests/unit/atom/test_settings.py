@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from eka.atom.settings import Composer, load_atom_settings
+from eka.atom.settings import _TABLES, Composer, load_atom_settings
+from eka.config import ATOM_TABLES
 from eka_runtime.errors import ConfigError
 from tests.unit.atom.repos import Repo
 
@@ -46,3 +47,7 @@ def test_wrong_settings_say_where(place: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_atom_settings({"XDG_CONFIG_HOME": str(place / "config")}, place)
     assert message in str(caught.value)
+
+
+def test_the_rest_of_the_tool_leaves_these_tables_alone(place: Path) -> None:
+    assert set(_TABLES) == set(ATOM_TABLES)
