@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from eka_runtime.cache.access import Access
     from eka_runtime.cache.settings import CacheSettings
     from eka_runtime.cache.substituter import Plan, Substituter
+    from eka_runtime.store.addresses import Addresses
+    from eka_runtime.store.composition import Services
 
 
 def caches_in_force(settings: Settings, *, offline: bool = False) -> CacheSettings:
@@ -71,9 +73,38 @@ def fetch_plan(
     plan: Plan,
     output: Output,
     each: Callable[[PathInfo], object] = lambda info: None,
+    services: Addresses | None = None,
 ) -> None:
-    """Raises as `fetch`; what `each` got is valid."""
+    """Raises as `fetch`; what `each` got is valid.
+
+    `services` are the far ones in force, for narinfos that name castore nodes.
+    """
     from eka_runtime.cache.fetch import fetch
 
-    with output.progress("fetching", total=len(plan.found)) as update:
-        fetch(store, caches, plan.found, each=each, progress=update, warn=output.warning)
+    with (
+        _castore(plan, services) as castore,
+        output.progress("fetching", total=len(plan.found)) as update,
+    ):
+        fetch(
+            store,
+            caches,
+            plan.found,
+            each=each,
+            progress=update,
+            warn=output.warning,
+            castore=castore,
+        )
+
+
+@contextmanager
+def _castore(plan: Plan, addresses: Addresses | None) -> Iterator[Services | None]:
+    """The far services, if there are any, and a use for them."""
+    from eka_runtime.cache.infused import infused_node
+
+    if addresses is None or not any(infused_node(found.info.url) for found in plan.found):
+        yield None
+        return
+    from eka_runtime.store.composition import open_services
+
+    with open_services(addresses) as opened:
+        yield opened

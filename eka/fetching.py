@@ -184,7 +184,7 @@ def _fetch(
                 if here.paths.by_hash(digits) is None
             }
         if places.caches.substituters and wanted:
-            _from_caches(here, places.caches, wanted, output, check)
+            _from_caches(here, places.caches, wanted, output, check, places.addresses)
 
 
 def _from_services(
@@ -228,6 +228,7 @@ def _from_caches(
     wanted: Mapping[str, StorePath],
     output: Output,
     check: Check | None,
+    services: Addresses | None,
 ) -> None:
     from eka.caching import describe, fetch_plan, open_caches
 
@@ -241,7 +242,7 @@ def _from_caches(
             raise trouble
         if plan.found:
             output.message(f"fetching {describe(plan)}")
-            fetch_plan(store, caches, plan, output)
+            fetch_plan(store, caches, plan, output, services=services)
 
 
 def _named_like(path: StorePath) -> Callable[[NarInfo], bool]:

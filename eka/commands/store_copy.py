@@ -119,7 +119,9 @@ def _from_caches(context: Context, url: str, wanted: list[StorePath], how: Takin
         else:
             context.output.message(_NOTHING)
         with _told(context) as each:
-            fetch_plan(store, caches, plan, context.output, each)
+            fetch_plan(
+                store, caches, plan, context.output, each, services=_addresses_in_force(context)
+            )
 
 
 def _exactly(path: StorePath) -> Callable[[NarInfo], bool]:

@@ -16,11 +16,12 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from eka_runtime.cache.client import BinaryCache, Nar
 from eka_runtime.cache.crew import Crew
+from eka_runtime.cache.infused import InfusedNar, infused_node
 from eka_runtime.cache.substituter import Found, Substituter
 from eka_runtime.cache.trust import ContentCheck, addressed
 from eka_runtime.castore.ingest import Ingested, ingest_nar
@@ -30,6 +31,7 @@ from eka_runtime.errors import (
     HashMismatch,
     PathNotFound,
     ServiceError,
+    StoreCorrupt,
 )
 from eka_runtime.nix.hashes import NixHash
 from eka_runtime.nix.nar import NarReader, Read
@@ -39,6 +41,7 @@ from eka_runtime.store.pathinfo import PathInfo, wrong_ca
 
 if TYPE_CHECKING:
     from eka_runtime.castore.batch import Batch
+    from eka_runtime.store.copying import Source
     from eka_runtime.store.store import Store
 
 # Complete paths that wait for a reference keep three descriptors open each.
@@ -61,14 +64,17 @@ def fetch(
     each: Each = lambda info: None,
     progress: Progress = lambda paths, size: None,
     warn: Callable[[str], object] = lambda text: None,
+    castore: Source | None = None,
     jobs: int | None = None,
 ) -> None:
     """`found` is a plan's; `each` is told of every path that is valid, `warn` of bad caches.
 
+    From `castore` come the blobs that the store lacks where a narinfo names a castore node.
     Raises the error of the last cache that was tried for a path, and what writing raises. What
     `each` got stays.
     """
-    _Fetch(store, substituter, found, each, progress, warn, jobs or _default_jobs()).run()
+    jobs = jobs or _default_jobs()
+    _Fetch(store, substituter, found, each, progress, warn, castore, jobs).run()
 
 
 def _default_jobs() -> int:
@@ -89,9 +95,11 @@ class _Fetch:
         each: Each,
         progress: Progress,
         warn: Callable[[str], object],
+        castore: Source | None,
         jobs: int,
     ) -> None:
         self._store = store
+        self._castore = castore
         self._substituter = substituter
         self._order = [one.path for one in found]
         self._waiting = deque(found)
@@ -133,7 +141,16 @@ class _Fetch:
 
     def _submit(self, crew: Crew[Found, _Brought], found: Found) -> None:
         self._tried.setdefault(found.path, set()).add(found.cache)
-        crew.submit(found, lambda: _bring(self._store, found, self._running, self._counter.add))
+        crew.submit(found, lambda: self._bring(found))
+
+    def _bring(self, found: Found) -> _Brought:
+        node = infused_node(found.info.url) if self._castore else None
+        if node is not None and self._castore is not None:
+            # Whatever is wrong with it, the cache has the NAR as well.
+            with suppress(*_FAULTS, StoreCorrupt):
+                nar = InfusedNar(self._store, self._castore, node)
+                return _take_in(self._store, found, nar, self._running, self._counter.add)
+        return _bring(self._store, found, self._running, self._counter.add)
 
     def _retry(
         self, crew: Crew[Found, _Brought], found: Found, error: BaseException | None
@@ -191,7 +208,7 @@ class _Running:
 
     def __init__(self) -> None:
         self.stopped = False
-        self._nars: set[Nar] = set()
+        self._nars: set[Nar | InfusedNar] = set()
         self._guard = threading.Lock()
 
     def stop(self) -> None:
@@ -201,7 +218,7 @@ class _Running:
                 nar.abort()
 
     @contextmanager
-    def reading(self, nar: Nar) -> Iterator[None]:
+    def reading(self, nar: Nar | InfusedNar) -> Iterator[None]:
         with self._guard:
             self._nars.add(nar)
         try:
@@ -224,6 +241,17 @@ def _bring(
     nar = cache.open_nar(info)
     if nar is None:
         raise ServiceError(f"{cache.name} has the narinfo of `{info.path}`, but not `{info.url}`")
+    return _take_in(store, found, nar, running, count)
+
+
+def _take_in(
+    store: Store,
+    found: Found,
+    nar: Nar | InfusedNar,
+    running: _Running,
+    count: Callable[[int], object],
+) -> _Brought:
+    info, cache = found
     with running.reading(nar):
         batch = store.batch()
         batch.__enter__()
@@ -237,7 +265,7 @@ def _bring(
 
 def _ingest(
     batch: Batch,
-    nar: Nar,
+    nar: Nar | InfusedNar,
     info: NarInfo,
     cache: BinaryCache,
     running: _Running,
