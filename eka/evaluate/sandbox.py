@@ -32,6 +32,8 @@ from eka.evaluate.evaluator import Answer, Command, Evaluator, Mode
 from eka.evaluate.request import Graph
 from eka.launching import Ready, root_inside
 from eka.prepare import Prepared, current_caller
+from eka.realising import default_settings
+from eka_runtime.build.workbench import Workbench
 from eka_runtime.daemon.server import Server
 from eka_runtime.errors import (
     EvaluationError,
@@ -45,6 +47,7 @@ from eka_runtime.oci.grants import Grant, Grants
 from eka_runtime.oci.profile import load_profile
 from eka_runtime.runtime.enter import Refused, enter
 from eka_runtime.runtime.host import Host
+from eka_runtime.runtime.launch import default_state_directory
 from eka_runtime.runtime.planned import Plan
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
@@ -63,6 +66,7 @@ _STORE_PLACE, _SOCKET_PLACE = "/eka-session/store", "/eka-session/socket"
 _LAUNCH_FAILED = (125, 126, 127)
 
 Say = Callable[[str], None]
+MakeWorkbench = Callable[[], Workbench]
 
 
 class Sandbox(NamedTuple):
@@ -134,6 +138,11 @@ class Sandbox(NamedTuple):
         prepared = Prepared(bundle, closure, pinned, (), (), (), False, "evaluation")
         return Ready(prepared, self.settings, self.host, self.store)
 
+    def _workbench(self) -> Workbench:
+        """For what is built in the middle of an evaluation."""
+        builds = default_settings(self.settings, os.environ, offline=False)
+        return Workbench(self.host, builds, default_state_directory(os.environ))
+
     def _run(self, ready: Ready, view: SessionView) -> Answer:
         with _listening(self.store) as (listening, place):
             plan = ready.plan()
@@ -143,7 +152,7 @@ class Sandbox(NamedTuple):
             assert process is not None
             words = [os.fsencode(word) for word in process.args or ()]
             env = [os.fsencode(text) for text in process.env or ()]
-            with _serving(self.store.root, listening, view.directory, self.say):
+            with _serving(self.store.root, listening, view.directory, self.say, self._workbench):
                 return _answer(lambda: enter(plan, words, env), self.say)
 
 
@@ -246,14 +255,16 @@ def _listening(store: Store) -> Iterator[tuple[socket.socket, Path]]:
 
 
 @contextmanager
-def _serving(root: Path, listening: socket.socket, directory: Path, say: Say) -> Iterator[None]:
+def _serving(
+    root: Path, listening: socket.socket, directory: Path, say: Say, workbench: MakeWorkbench
+) -> Iterator[None]:
     """A process that serves the session; it ends when this one does, however that is."""
     sys.stdout.flush()
     reading, lifeline = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(lifeline)
-        _serve(root, listening, directory, reading, say)
+        _serve(root, listening, directory, reading, say, workbench)
     os.close(reading)
     listening.close()  # so that nobody waits for a server that is gone
     try:
@@ -268,7 +279,12 @@ def _serving(root: Path, listening: socket.socket, directory: Path, say: Say) ->
 
 
 def _serve(
-    root: Path, listening: socket.socket, directory: Path, reading: int, say: Say
+    root: Path,
+    listening: socket.socket,
+    directory: Path,
+    reading: int,
+    say: Say,
+    workbench: MakeWorkbench,
 ) -> NoReturn:
     status = 1
     try:
@@ -278,6 +294,7 @@ def _serve(
             listening,
             say,
             view=lambda store: SessionView(store, directory),
+            workbench=workbench,
         )
         threading.Thread(target=_end_with_parent, args=(reading, server), daemon=True).start()
         server.serve()

@@ -122,6 +122,10 @@ def realise(
     with peer.watched(scheduler.cancel):
         outcomes = scheduler.realise(wanted)
     for path in wanted:
+        if outcomes[path].error is None:
+            # What a confined client has had built is its own from now on.
+            for output in outcomes[path].outputs.values():
+                peer.show(peer.store.info(output))
         peer.keep(outcomes[path].outputs.values())
     return outcomes
 

@@ -227,3 +227,13 @@ def test_another_place_and_environment_give_the_same_plan(
     )  # fmt: skip
     assert second.status == 0, second.err.decode()
     assert json.loads(first.out) == json.loads(second.out)
+
+
+def test_a_value_that_has_to_be_built_first(world: World, box: Path) -> None:
+    world.file(
+        box / "default.nix",
+        '{ value = (import (derivation { name = "made.nix"; system = builtins.currentSystem; '
+        'builder = "/bin/sh"; args = [ "-c" "echo \'{ x = 42; }\' > $out" ]; })).x; }',
+    )
+    done = world.run("eka", "eval", f"{box}#value")
+    assert (done.status, done.out) == (0, b"42\n"), done.err.decode()
