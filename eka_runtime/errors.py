@@ -20,8 +20,9 @@ and shells give them; a program's own status passes through untouched.
     │   ├── InvalidStorePath 21
     │   ├── NarError 31
     │   ├── ExportError 32
-    │   └── CastoreError 33        directory message, digest, entry
-    │       └── DigestError 33
+    │   ├── CastoreError 33        directory message, digest, entry
+    │   │   └── DigestError 33
+    │   └── ImageError 34          what is not an OCI image, or a broken one
     ├── StoreError 22
     │   ├── StoreFormatError 23    unknown or newer store format
     │   ├── StoreAccessError 24    disk full, read-only, permission
@@ -130,6 +131,10 @@ class ExportError(FormatError):
 
 class CastoreError(FormatError):
     exit_code = 33
+
+
+class ImageError(FormatError):
+    exit_code = 34
 
 
 class DigestError(CastoreError):

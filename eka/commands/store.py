@@ -26,6 +26,7 @@ _SHOW, _GC, _SIGN = "eka.commands.store_show", "eka.commands.store_gc", "eka.com
 
 COMMANDS = {
     "add": (__name__, "add", "Add files and directories"),
+    "add-image": ("eka.commands.store_image", "add_image", "Add the files of an OCI image"),
     "import": (__name__, "import_", "Add the paths of a `nix-store --export` stream"),
     "export": (__name__, "export", "Write paths as a stream for `nix-store --import`"),
     "nar": (__name__, "nar", "Write a path as a NAR"),
