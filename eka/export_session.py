@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eka.config import Settings
+from eka.evaluate.config import Choices
 from eka.exporting import Export
 from eka.fetching import Reach
 from eka.output import Output
@@ -21,6 +22,7 @@ class Request(NamedTuple):
     target: str
     arguments: tuple[str, ...]
     flags: Flags
+    choices: Choices | None
     output: str | None
     form: str
     tag: str | None

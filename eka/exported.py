@@ -29,6 +29,7 @@ def export(context: Context, request: Request, *, plan: bool = False) -> None:
     settings = context.settings()
     with Store.open(settings.store) as store:
         reach = Reach(store, settings, context.output, offline=context.offline)
+        reach.choices = request.choices
 
         def resolved(target: str, arguments: tuple[str, ...] = ()) -> Export:
             return resolve(target, request.flags, reach, settings, arguments, shell=request.shell)

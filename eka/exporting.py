@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from eka.config import Settings
 from eka.fetching import Reach
-from eka.prepare import gather, search_path, words_of
+from eka.prepare import artifacts, gather, search_path, words_of
 from eka.program import Programs
 from eka.script.flags import Flags
 from eka.shell import Shell, find_shell, require_shell
@@ -75,8 +75,14 @@ def resolve(
 
     Without `shell`, there is a /bin/sh only if the packages have one.
     """
+    before = len(reach.installed)
     wanted = from_target(target, flags, reach)
-    return _resolved(wanted, reach, settings, arguments, shell)
+    found = _resolved(wanted, reach, settings, arguments, shell)
+    identity = artifacts(reach.installed[before:])
+    if label := identity.get("dev.eka.atom.label"):
+        version = identity["dev.eka.atom.version"]
+        found = found._replace(name=_clean(label), version=_tag(version) or "latest")
+    return found._replace(identity=identity)
 
 
 def _resolved(
@@ -152,8 +158,11 @@ def name_and_version(text: str) -> tuple[str, str]:
     name, dash, rest = text, "", ""
     if match := re.search(r"-(?=[0-9])", text):
         name, dash, rest = text[: match.start()], "-", text[match.end() :]
-    version = re.sub(r"[^A-Za-z0-9_.-]", "-", rest)[:128] if dash else ""
-    return _clean(name), version or "latest"
+    return _clean(name), (_tag(rest) if dash else "") or "latest"
+
+
+def _tag(version: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", version)[:128]
 
 
 def _clean(text: str) -> str:

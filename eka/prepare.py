@@ -11,8 +11,9 @@ import grp
 import hashlib
 import os
 import pwd
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from eka import warm
 from eka.config import Settings, cache_dir, config_dir, data_dir, state_dir
@@ -32,6 +33,9 @@ from eka_runtime.runtime.probe import overlay_obstacle
 from eka_runtime.store.roots import root_for
 from eka_runtime.view.choose import show
 from eka_runtime.view.plan import ViewPlan
+
+if TYPE_CHECKING:
+    from eka.evaluate.installing import Installed
 
 CONTAINED = "contained"
 """What stands for a view where the store paths are part of the rootfs."""
@@ -115,7 +119,7 @@ def prepare(
         caller=caller,
         shell=shell.files,
         host_files=tuple(file for file in profile.host_paths() if os.path.exists(file)),
-        annotations={"dev.eka.version": __version__, **_artifacts(reach)},
+        annotations={"dev.eka.version": __version__, **artifacts(reach.installed)},
         packages=packages,
         root_inside=root_inside,
     )
@@ -205,9 +209,9 @@ def _with_file(words: tuple[str, ...], wanted: Wanted, base: str = "") -> tuple[
     return (*words, os.path.join(base, file), *wanted.arguments)
 
 
-def _artifacts(reach: Reach) -> dict[str, str]:
+def artifacts(installed: Iterable[Installed]) -> dict[str, str]:
     """Which configuration of which atom this is; of several, their artifact ids."""
-    found = [one.annotations for one in reach.installed if "dev.eka.artifact" in one.annotations]
+    found = [one.annotations for one in installed if "dev.eka.artifact" in one.annotations]
     if len(found) < 2:
         return dict(found[0]) if found else {}
     ids = dict.fromkeys(one["dev.eka.artifact"] for one in found)

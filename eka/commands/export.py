@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from eka.commands.configured import Configured, config_options
 from eka.commands.grants import Asked, grant_options
 from eka.completing import packages
 from eka.context import Context
@@ -46,10 +47,12 @@ FORMATS = ("oci-archive", "oci-dir", "docker-archive", "rootfs", "bundle", "sing
 @click.argument("target", shell_complete=packages)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…")
 @grant_options
+@config_options
 @click.pass_obj
 def command(
     context: Context,
     asked: Asked,
+    configured: Configured,
     output: str | None,
     form: str,
     tag: str | None,
@@ -69,7 +72,7 @@ def command(
     target: str,
     arguments: tuple[str, ...],
 ) -> None:
-    """Write TARGET with all it needs as an image, a root file system or a bundle.
+    """Write TARGET with all it needs as an image, a root file system, a bundle or a single file.
 
     `podman run oci-archive:OUT`, `podman load -i OUT`, `docker load -i OUT` or
     `podman run --rootfs OUT` start it without eka. ARGs are its default arguments.
@@ -81,6 +84,7 @@ def command(
         target=target,
         arguments=arguments,
         flags=asked.flags(),
+        choices=configured.choices() if configured.stated else None,
         output=output,
         form=form,
         tag=tag,

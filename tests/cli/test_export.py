@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.cli.world import World
+from tests.installed import REPOSITORY
 from tests.podman import Podman, podman_of
 from tests.registry import registry
 from tests.requirements import lacking, require
 
+EXAMPLES = REPOSITORY / "examples"
 LANDS = b"I live in"
 
 
@@ -64,6 +66,24 @@ def test_a_script_brings_its_text_its_variables_and_its_status(
     labels = json.loads(podman("image", "inspect", "localhost/script").stdout)[0]["Labels"]
     assert labels["dev.eka.read"] == "data"
     assert labels["dev.eka.network"] == "off"
+
+
+def test_an_atom_is_built_and_runs_in_podman(world: World, box: Path, podman: Podman) -> None:
+    place = Path(shutil.copytree(EXAMPLES / "atoms", box / "atoms"))
+    for directory, _, files in os.walk(place):
+        for name in (directory, *(os.path.join(directory, file) for file in files)):
+            os.chown(name, world.user.uid, world.user.gid)
+    words = ("--variant", "loud", "--set", "times=2", "./variants")
+    archive = export(world, place, *words, "--tag", "a/loud:1", "-o", "loud.tar")
+    started = podman.start(f"oci-archive:{archive}")
+    assert started.stdout == b"HELLO world!\n" * 2, started.stderr.decode()
+    ran = world.run("eka", "run", *words, cwd=place)
+    assert started.stdout == ran.out, ran.err.decode()
+    shown = world.run("eka", "config", "show", "--json", *words, cwd=place)
+    labels = json.loads(podman("image", "inspect", "localhost/a/loud:1").stdout)[0]["Labels"]
+    assert labels["dev.eka.atom.label"] == "variants"
+    assert labels["dev.eka.config"] in shown.out.decode()
+    assert labels["dev.eka.artifact"] in shown.out.decode()
 
 
 def test_a_user_a_label_and_a_name_are_given(world: World, box: Path, podman: Podman) -> None:
