@@ -55,6 +55,8 @@ def export(context: Context, request: Request, *, plan: bool = False) -> None:
 def _check(request: Request, plan: bool) -> None:
     if request.output is None and not plan and not request.push:
         raise UsageError("no place to write to", hint="give one with `-o OUT`, or `--plan`")
+    if request.flags.profile is not None:
+        raise UsageError("`--profile` is for runs and `eka bundle create`, not for exports")
     if request.push and request.output is not None:
         raise UsageError("`--push` writes to a registry: there is no `-o` beside it")
     image = request.push or request.form in _IMAGES

@@ -12,10 +12,12 @@ import hashlib
 import os
 import pwd
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from eka import warm
+from eka.base import children_of, shell_of_base, with_base
 from eka.config import Settings, cache_dir, config_dir, data_dir, state_dir
 from eka.fetching import Reach
 from eka.packages import links_of, resolve_packages
@@ -25,7 +27,7 @@ from eka.version import __version__
 from eka.wanted import SH, Wanted
 from eka_runtime.errors import CwdError, GrantError, UsageError
 from eka_runtime.nix.path import STORE_DIR, StorePath
-from eka_runtime.oci.bundle import Bundle, BundleRequest, Caller, Process, compile_bundle
+from eka_runtime.oci.bundle import Base, Bundle, BundleRequest, Caller, Process, compile_bundle
 from eka_runtime.oci.grants import Grant, Grants, resolve_grants, within
 from eka_runtime.oci.mounts import inner_home
 from eka_runtime.oci.profile import load_profile
@@ -73,10 +75,14 @@ def prepare(
     directory. `caller` is who runs it, if not this user.
     """
     cwd = "/" if contained else working_directory()
-    programs, packages = gather(wanted, reach)
-    shell = find_shell(programs, settings)
-    caller = caller or current_caller()
     profile = load_profile(wanted.profile)
+    wanted = with_base(wanted, profile, reach)
+    programs, packages = gather(wanted, reach)
+    shell, base = find_shell(programs, settings), None
+    if profile.base is not None:
+        base = Base(profile.base, partial(children_of, programs, profile.base))
+        shell = shell_of_base(programs, profile.base, shell)
+    caller = caller or current_caller()
     grants = resolve_grants(
         read=wanted.read,
         write=wanted.write,
@@ -122,6 +128,7 @@ def prepare(
         annotations={"dev.eka.version": __version__, **artifacts(reach.installed)},
         packages=packages,
         root_inside=root_inside,
+        base=base,
     )
     return Prepared(
         _compile(request, wanted, words),
@@ -133,6 +140,7 @@ def prepare(
             *([shell.host] if shell.host else []),
             *_lock_files(wanted),
             *_evaluated(reach),
+            *([wanted.profile] if "/" in wanted.profile else []),
         ),
         tuple(link for ref in wanted.packages for link in links_of(ref)),
         lasting,

@@ -87,7 +87,7 @@ def from_flags(flags: Flags, directory: Path | None = None, profile: str = "run"
         home=(flags.home.value, flags.home.origin) if flags.home else None,
         limits=tuple((item.value, item.origin) for item in flags.limits),
         nesting=_asked_by(flags.nesting),
-        profile=profile,
+        profile=_profile(flags) or profile,
         view=flags.view,
     )
 
@@ -195,6 +195,12 @@ def _program(file: str, head: bytes, flags: Flags) -> Program:
         words = tuple(map(os.fsdecode, filter(None, own)))
         return Program(words, f"the first line of {file}", file)
     return Program(("sh",), "default", file)
+
+
+def _profile(flags: Flags) -> str | None:
+    """A name, or the absolute path of a file."""
+    stated = flags.profile
+    return os.path.abspath(stated) if stated and "/" in stated else stated
 
 
 def _asked_by(statement: Stated[bool] | None) -> str | None:

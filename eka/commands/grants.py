@@ -27,6 +27,7 @@ class Asked(NamedTuple):
     home: str | None
     limit: tuple[str, ...]
     nesting: bool
+    profile: str | None
 
     def flags(self) -> Flags:
         """As `eka-run` would have read them from its command line."""
@@ -36,6 +37,7 @@ class Asked(NamedTuple):
         words += ["-i", self.interpreter] if self.interpreter else []
         words += ["--net"] if self.net else []
         words += ["--view", self.view] if self.view else []
+        words += ["--profile", self.profile] if self.profile else []
         words += ["--network", self.network] if self.network else []
         words += ["--home", self.home] if self.home else []
         words += ["--nesting"] if self.nesting else []
@@ -71,6 +73,9 @@ def grant_options(function: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             metavar="NAME=N",
             help="Limit memory, pids, cpu, time, files or file-size.",
+        ),
+        click.option(
+            "--profile", metavar="FILE", shell_complete=files, help="A sandbox profile of your own."
         ),
         click.option(
             "--nesting", is_flag=True, help="Let it make namespaces and mounts of its own."

@@ -34,6 +34,7 @@ class Flags:
     explain: bool = False
     keep: bool = False
     view: str | None = None
+    profile: str | None = None
     record: bool = False
     json: bool = False
     store: str | None = None
@@ -98,6 +99,7 @@ FLAGS: Final = (
         "view", "--view", "", "VIEW", False, "auto, bind, overlay or fuse (EKA_VIEW)",
         choices=("auto", "bind", "overlay", "fuse"),
     ),
+    Flag("profile", "--profile", "", "FILE", False, "a sandbox profile, such as ./mine.toml"),
     Flag("record", "--record", "", "", False, "note the run in the ledger (`eka log --runs`)"),
     Flag("json", "--json", "", "", False, "print data as JSON objects"),
     Flag("store", "--store", "", "DIR", False, "use the store in DIR (EKA_STORE)"),

@@ -14,7 +14,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -88,6 +88,17 @@ class ShellFiles(NamedTuple):
     env: ShellSource | None
 
 
+class Base(NamedTuple):
+    """A store path whose tree is shown around the bundle's own files.
+
+    `children` gives the names in a directory of it, of an absolute path inside; none for what is
+    not there, or no directory.
+    """
+
+    path: str
+    children: Callable[[str], Iterable[str]]
+
+
 class BundleRequest(NamedTuple):
     """`host_files`: which of `profile.host_paths()` exist. `packages`: store path -> who asked.
 
@@ -110,6 +121,7 @@ class BundleRequest(NamedTuple):
     root_inside: bool = False
     inside: tuple[int, int] | None = None
     scratch: tuple[Grant, ...] = ()
+    base: Base | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +295,27 @@ def _rootfs(
         if not any(within(mount.destination, other.destination) for other in above):
             rootfs.mount_point(mount.destination, mount.directory, mount.mode)
             above.append(mount)
+    if request.base is not None:
+        reasons.append(_place_base(rootfs, request.base, request.profile.origin("base")))
     return rootfs, reasons
+
+
+# What the kernel or eka puts there is not of any image.
+_NOT_OF_BASE = ("/dev", "/nix", "/proc", "/run", "/sys", "/tmp")
+
+
+def _place_base(rootfs: Rootfs, base: Base, origin: str) -> Reason:
+    """Links into the base, for all that the bundle has not itself."""
+    count = 0
+    for directory in rootfs.directories():
+        if any(within(directory, other) for other in _NOT_OF_BASE):
+            continue
+        for name in sorted(base.children(directory)):
+            place = f"{directory.rstrip('/')}/{name}"
+            if place not in _NOT_OF_BASE and not rootfs.has(place):
+                rootfs.symlink(place, f"{base.path}{place}")
+                count += 1
+    return Reason("file", "/", origin, f"{count} links to {base.path}")
 
 
 _ACCOUNTS = ("/etc/passwd", "/etc/group")

@@ -108,6 +108,7 @@ class Profile:
     devices: tuple[str, ...] = ()
     seccomp: Seccomp | None = None
     nesting: tuple[str, ...] = ()
+    base: str | None = None
     origins: dict[str, str] = field(default_factory=dict)
 
     def origin(self, key: str) -> str:
@@ -220,6 +221,9 @@ def _extend(base: Profile, stated: ProfileFile, name: str) -> Profile:
             value = getattr(stated, key)
             changes[key] = tuple(sorted(value)) if isinstance(value, list) else value
             changes["origins"][key] = origin
+    if stated.base is not None:
+        changes["base"] = stated.base.path
+        changes["origins"]["base"] = origin
     environment = stated.environment
     changes["mounts"] = _merge(base.mounts, (_mount(table, origin) for table in stated.mounts))
     changes["environment"] = _merge(base.environment, _defaults(environment.set, origin))

@@ -120,6 +120,12 @@ class EnvironmentTable(Table):
     pass_on_terminal: list[Variable] = []
 
 
+class BaseTable(Table):
+    """`path` is a store path whose tree is the root file system below eka's own files."""
+
+    path: Annotated[str, Field(pattern=r"^/nix/store/[0-9a-z]{32}-[0-9A-Za-z+._?=-]{1,211}$")]
+
+
 class ProfileFile(Table):
     """A whole profile. With `extends`, what is stated here replaces or adds to that profile's."""
 
@@ -142,6 +148,7 @@ class ProfileFile(Table):
     devices: list[DeviceName] = []
     seccomp: FilterFile | None = None
     nesting: list[SystemCall] = []
+    base: BaseTable | None = None
 
     @model_validator(mode="after")
     def _unique(self) -> ProfileFile:

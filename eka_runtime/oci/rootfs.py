@@ -79,6 +79,14 @@ class Rootfs:
         entry = self._entries.get(path.strip("/"))
         return path == "/" or (entry is not None and entry.kind == "directory")
 
+    def has(self, path: str) -> bool:
+        return path.strip("/") in self._entries
+
+    def directories(self) -> list[str]:
+        """All of them, absolute; the root is "/"."""
+        found = [f"/{path}" for path, entry in self._entries.items() if entry.kind == "directory"]
+        return ["/", *sorted(found)]
+
     def entries(self) -> tuple[RootfsEntry, ...]:
         """Sorted, parents before children."""
         return tuple(self._entries[path] for path in sorted(self._entries, key=_parts))

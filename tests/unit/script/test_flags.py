@@ -28,7 +28,7 @@ def test_every_flag_has_its_effect() -> None:
         "--read", "r", "--write=w", "--env", "A", "--env=B=1=2", "--nesting", "--locked",
         "--limit", "memory=1G", "--device", "/dev/kvm", "--home=none",
         "--require-sandbox", "--explain", "--keep", "--record", "--json", "--store", "s",
-        "-C", "d", "--view", "fuse",
+        "-C", "d", "--view", "fuse", "--profile=./p.toml",
         "--offline", "--color=never", "-v", "--verbose", "--version", "--help",
         "FILE", "-x", "--", "--net",
     ])  # fmt: skip
@@ -50,6 +50,7 @@ def test_every_flag_has_its_effect() -> None:
         keep=True,
         record=True,
         view="fuse",
+        profile="./p.toml",
         json=True,
         store="s",
         directory="d",
