@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +107,10 @@ def _clean(user: User, place: Path) -> None:
         made = Podman(user, place, "crun")
         words = [require("podman"), "unshare", "rm", "-rf", place / "storage", place / "run"]
         user.run(words, env=made.environment(), timeout=TIMEOUT)
+    # Rootless podman keeps its namespaces by a process that waits for ever.
+    for file in place.glob("runtime/libpod/tmp/pause.pid"):
+        with suppress(ProcessLookupError):
+            os.kill(int(file.read_text()), signal.SIGKILL)
     for mount in _mounts_below(place):
         subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)
     shutil.rmtree(place, ignore_errors=True)
