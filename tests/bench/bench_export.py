@@ -145,3 +145,7 @@ def _single(place: Path) -> dict[str, object]:
         print(f"{name:34}{size / 1e6:>7.1f} MB{size / sizes['squashfs, gzip']:>22.2f}")
     cold()
     return {**result, "sizes": sizes}
+
+
+if __name__ == "__main__":
+    run()
