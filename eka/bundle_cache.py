@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from eka import warm
 from eka_runtime.castore.removal import remove_tree
-from eka_runtime.errors import UsageError
+from eka_runtime.errors import EkaError, UsageError
 from eka_runtime.oci.bundle import Bundle, is_whole, write_bundle
 from eka_runtime.store.bundles import OLD_PREFIX, claim, discard
 from eka_runtime.store.roots import bundle_root
@@ -51,7 +51,7 @@ def put(bundle: Bundle, place: Path) -> bool:
 
 
 def tidy_daily(cache: Path, store: Store) -> None:
-    """`tidy`, unless that was done in the last day. A cache that cannot be changed stays as is."""
+    """`tidy`, unless that was done in the last day."""
     marker = cache / "tidied"
     with suppress(OSError):
         if _age(marker) > DAY:
@@ -60,10 +60,16 @@ def tidy_daily(cache: Path, store: Store) -> None:
 
 
 def tidy(cache: Path, store: Store) -> None:
-    """Removes what is of no use, and its roots in this store. Raises OSError.
+    """Removes what is of no use, and its roots in this store.
 
-    Other stores learn of their bundles when they are collected.
+    Other stores learn of their bundles when they are collected. What cannot be removed stays: a
+    cache is no reason to fail.
     """
+    with suppress(OSError, EkaError):
+        _tidy(cache, store)
+
+
+def _tidy(cache: Path, store: Store) -> None:
     for place in _listed(cache / "bundle"):
         if place.name.startswith("."):
             if _age(place) > DAY:

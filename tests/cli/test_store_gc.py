@@ -36,8 +36,9 @@ Eka = Callable[..., Result]
 
 
 @pytest.fixture
-def eka(store_dir: Path) -> Eka:
+def eka(store_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Eka:
     """Runs `eka store ARG…` on the store of the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path / "cache"))
 
     def run(*arguments: object) -> Result:
         words = ["store", "--store", str(store_dir), *map(str, arguments)]
@@ -97,6 +98,22 @@ def test_verbose_and_quiet(eka: Eka, data: Path) -> None:
     done = eka("gc", "-v")
     assert (_line(done), done.stderr.splitlines()[0]) == ("1000", path)
     assert eka("gc", "-q").stderr == ""
+
+
+def test_the_cache_is_tidied_where_it_can_be(
+    eka: Eka, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "cache" / "eka" / "launch" / "old"
+    record.parent.mkdir(parents=True)
+    record.write_bytes(b"no record")
+    eka("add", data)
+    assert eka("gc", "-n").exit_code == 0
+    assert record.exists()
+    assert _line(eka("gc")) == "1000"
+    assert not record.exists()
+    eka("add", data)
+    monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
+    assert _line(eka("gc")) == "1000"
 
 
 def test_json(eka: Eka, data: Path) -> None:
