@@ -22,6 +22,7 @@ from eka_runtime.daemon.protocol import VALID_PATH_INFO, Op
 from eka_runtime.daemon.queries import wire_info
 from eka_runtime.daemon.wire import NUMBER, Values
 from eka_runtime.errors import FormatError, HashMismatch, NarError, StoreAccessError
+from eka_runtime.nix.derivation import derivation_name
 from eka_runtime.nix.hashes import NixHash, parse_hash
 from eka_runtime.nix.path import ContentAddress, StorePath, check_name, path_for_ca
 from eka_runtime.nix.tokens import DIRECT_SIZE, NarReader, Read, Write, padding, token, u64
@@ -289,7 +290,19 @@ def _check_signatures(signatures: Iterable[str]) -> None:
 
 
 def _add_build_log(peer: Peer, request: Values) -> Values:
-    raise FormatError("logs of builds cannot be kept yet")
+    """As if the build had been done here."""
+    from eka_runtime.build.log import BuildLog
+
+    peer.require_trust("add logs")
+    path = StorePath.from_base(request["name"])
+    derivation_name(path)
+    with spool(peer.store) as file:
+        # Whoever vanishes in the middle has added nothing.
+        _copy(peer.payload.read, file.write)
+        file.seek(0)
+        with BuildLog(peer.store, path, lambda line: None) as log:
+            _copy(file.read, log.write)
+    return {"one": 1}
 
 
 HANDLERS: dict[Op, Handler] = {

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from eka_runtime.build.log import write_log
 from eka_runtime.daemon.protocol import REQUESTS, Op
 from eka_runtime.daemon.server import activated, listening
 from eka_runtime.daemon.wire import write_fields
 from eka_runtime.errors import UsageError
 from eka_runtime.nix.path import StorePath
 from eka_runtime.nix.tokens import u64
+from eka_runtime.store.store import Store
 from tests.installed import REPOSITORY
 from tests.stores import unprivileged
 from tests.unit.castore.local import temporary
@@ -194,3 +196,16 @@ def test_only_what_was_handed_over_to_us() -> None:
     assert activated({"LISTEN_PID": "1", "LISTEN_FDS": "1"}) is None
     with pytest.raises(UsageError, match="one socket"):
         activated({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2"})
+
+
+def test_logs_of_builds_elsewhere(place: Path, store_dir: Path) -> None:
+    text = b"building\n" * 10_000
+    drv = StorePath("1" * 32, "built.drv")
+    with Client(place) as client:
+        assert client.ask(Op.AddBuildLog, {"name": drv.base}, text) == {"one": 1}
+        with pytest.raises(Refused, match="not a derivation"):
+            client.ask(Op.AddBuildLog, {"name": "1" * 32 + "-built"}, text)
+    found: list[bytes] = []
+    with Store.open(store_dir) as store:
+        write_log(store, drv, found.append)
+    assert b"".join(found) == text
