@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 REDIRECTS = 5
 _READ = 1 << 18
+_NEVER = urllib3.Retry(False)
+_Route = urllib3.PoolManager | urllib3.HTTPConnectionPool
 _ABSENT = (403, 404, 410)
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _CONNECTIONS = 128
@@ -68,7 +70,7 @@ class HttpFiles:
         self._access = access
         self._closed = threading.Event()
         self._managers: dict[str | None, urllib3.PoolManager] = {}
-        self._routes: dict[tuple[str, str], urllib3.PoolManager] = {}
+        self._routes: dict[tuple[str, str], _Route] = {}
         self._guard = threading.Lock()
 
     def close(self) -> None:
@@ -169,13 +171,14 @@ class HttpFiles:
             headers["Authorization"] = authorization
         timeout = Timeout(connect=self.patience.connect, read=self.patience.read)
         try:
-            response = self._manager(url).request(
+            route, target = self._route(url)
+            response = route.urlopen(
                 method,
-                url,
+                target,
                 headers=headers,
                 body=body,
                 redirect=False,
-                retries=False,
+                retries=_NEVER,
                 preload_content=False,
                 decode_content=False,
                 timeout=timeout,
@@ -201,17 +204,26 @@ class HttpFiles:
             return urllib3.make_headers(basic_auth=f"{user}:{password}")["authorization"]
         return self._access.authorization(parts.hostname or "")
 
-    def _manager(self, url: str) -> urllib3.PoolManager:
-        parts = urlsplit(url)
-        origin = parts.scheme, parts.hostname or ""
+    def _route(self, url: str) -> tuple[_Route, str]:
+        """What sends a request, and how the URL is written there.
+
+        Finding out takes longer than all the rest of a request, so it is done once for each host.
+        """
+        scheme, _, rest = url.partition("://")
+        host, slash, path = rest.partition("/")
         with self._guard:
-            # Which proxy it is takes as long to find out as all the rest of a request.
-            if origin not in self._routes:
-                proxy = _proxy_for(*origin)
-                if proxy not in self._managers:
-                    self._managers[proxy] = self._new_manager(proxy)
-                self._routes[origin] = self._managers[proxy]
-            return self._routes[origin]
+            if (scheme, host) not in self._routes:
+                self._routes[scheme, host] = self._new_route(url)
+            route = self._routes[scheme, host]
+        return route, url if isinstance(route, urllib3.PoolManager) else slash + path or "/"
+
+    def _new_route(self, url: str) -> _Route:
+        parts = urlsplit(url)
+        proxy = _proxy_for(parts.scheme, parts.hostname or "")
+        if proxy not in self._managers:
+            self._managers[proxy] = self._new_manager(proxy)
+        manager = self._managers[proxy]
+        return manager if proxy else manager.connection_from_url(url)
 
     def _new_manager(self, proxy: str | None) -> urllib3.PoolManager:
         options: dict[str, Any] = {"maxsize": _CONNECTIONS, "block": False}
