@@ -102,7 +102,8 @@ class _Tree(NamedTuple):
         """Its lock, or what one would say for an atom that needs nothing."""
         data = self.read(LOCK)
         if data is not None and not isinstance(manifest.compose, ComposeStatic):
-            lock = parse_lock(data, f"{self}/{LOCK}", lenient=self.directory is None)
+            # No locker is run here, so a lock of others may do without.
+            lock = parse_lock(data, f"{self}/{LOCK}", lenient=True)
             _check_lock(manifest, lock, self)
             return lock
         if isinstance(manifest.compose, ComposeStatic):
