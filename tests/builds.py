@@ -40,15 +40,18 @@ def nix_options() -> tuple[str, ...]:
     )
 
 
-def instantiate(directory: Path, expression: str, **arguments: str) -> Derivations:
-    """Everything in tests/vectors/<expression>, a set of derivations."""
+def instantiate(directory: Path, expression: str, **arguments: Path) -> Derivations:
+    """Everything in tests/vectors/<expression>, a set of derivations; `arguments` are trees."""
     nix, tools = NixStore(directory / "nix"), busybox_tree(directory)
-    given = [word for name, value in arguments.items() for word in ("--argstr", name, value)]
+    given = [
+        word for name, value in arguments.items() for word in ("--arg", name, os.fspath(value))
+    ]
     file = ("--arg", "tools", tools, *given, VECTORS / expression)
     # Both are in the order of the attributes' names.
     paths = nix.run("nix-instantiate", *nix_options(), *file).split()
+    parameters = ", ".join(("tools", *arguments))
     names = f"args: builtins.attrNames (import {VECTORS / expression} args)"
-    every = ("--eval", "--strict", "--json", "--expr", f"{{ tools }}@{names}", *file[:-1])
+    every = ("--eval", "--strict", "--json", "--expr", f"{{ {parameters} }}@{names}", *file[:-1])
     drvs = dict(zip(json.loads(nix.run("nix-instantiate", *every)), paths, strict=True))
     closure = nix.run("nix-store", "-qR", *paths).split()
     stream = directory / "derivations.export"

@@ -1,0 +1,51 @@
+# Real software from its sources, with nothing but a toolchain and a busybox.
+{ tools, toolchain, lua, zlib, deflate }:
+let
+  make = attributes: derivation ({
+    system = "x86_64-linux";
+    builder = "${tools}/bin/sh";
+    PATH = "${toolchain}/bin:${tools}/bin";
+    LD_LIBRARY_PATH = "${toolchain}/lib";
+    CC = "gcc -B${toolchain}/gcc -B${toolchain}/lib -nostdinc -isystem ${toolchain}/gcc/include -isystem ${toolchain}/include -fno-use-linker-plugin -static -L${toolchain}/lib -L${toolchain}/gcc";
+    CFLAGS = "-O0";
+  } // attributes // {
+    args = [ "-e" "-c" ''
+      ln -s ${toolchain}/lib/ld-linux-x86-64.so.2 /build/
+      cp -r ${attributes.src} source
+      chmod -R u+w source
+      cd source
+      ${attributes.run}
+    '' ];
+  });
+in rec {
+  libz = make {
+    name = "zlib-1.2.13";
+    outputs = [ "out" "dev" ];
+    src = zlib;
+    run = ''
+      ./configure --static --prefix=$out --includedir=$dev/include
+      make libz.a
+      make teststatic
+      mkdir -p $out/lib $dev/include
+      cp libz.a $out/lib
+      cp zlib.h zconf.h $dev/include
+    '';
+  };
+  interpreter = make {
+    name = "lua-5.4";
+    src = lua;
+    run = ''
+      make -C src generic CC="$CC -std=gnu99" MYCFLAGS=-O0 MYLDFLAGS=-static
+      mkdir -p $out/bin
+      cp src/lua src/luac $out/bin
+    '';
+  };
+  program = make {
+    name = "deflate-1.0";
+    src = deflate;
+    run = ''
+      mkdir -p $out/bin
+      $CC -isystem ${libz.dev}/include deflate.c -o $out/bin/deflate ${libz}/lib/libz.a
+    '';
+  };
+}
