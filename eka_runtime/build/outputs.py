@@ -122,7 +122,9 @@ class Outputs:
     ) -> Found:
         scanner = Scanner(candidates)
         batch = self._stack.enter_context(self._store.batch())
-        ingested = ingest_tree(batch, place, scan=scanner.update)
+        # With the host's network, a builder may have handed out what it has open for writing.
+        adopt = self._drv.fixed is None and not self._drv.impure
+        ingested = ingest_tree(batch, place, scan=scanner.update, adopt=adopt)
         return Found(name, path, place, ingested, scanner.found(), batch)
 
     def _references_first(self, found: Mapping[StorePath, Found]) -> list[StorePath]:

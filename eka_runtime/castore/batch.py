@@ -365,6 +365,16 @@ class Batch:
             self._files.remove(name)
         self._unsynced = True
 
+    def adopts(self, fd: int) -> bool:
+        """Whether a file of the caller's can become a blob: it is on the same file system, and has
+        nothing beside its contents."""
+        return self._files.adopts(fd)
+
+    def adopt(self, fd: int, digest: B3Digest, size: int, executable: bool) -> None:
+        """Makes a blob of a file that nobody will ever write to again, without copying it."""
+        with self.access_errors():
+            self.publish(NewFile(fd, ""), digest, size, executable)
+
     def drop(self, file: NewFile) -> None:
         self._files.drop(file)
 

@@ -50,8 +50,12 @@ def ingest_tree(
     jobs: int | None = None,
     progress: Progress | None = None,
     scan: Scan | None = None,
+    adopt: bool = False,
 ) -> Ingested:
     """Takes in a file, directory or symlink; `scan` gets its NAR, in pieces.
+
+    With `adopt`, large files become blobs themselves where they can: nobody may write to them any
+    more, and they get the modes and times of blobs.
 
     Raises CastoreError for what a tree cannot hold (sockets, devices) and for a file that changes
     its size meanwhile, StoreAccessError for what cannot be read; both name the path. `progress`
@@ -59,7 +63,9 @@ def ingest_tree(
     """
     with StreamHash(scan) as nar_hash, Intake(batch, jobs) as intake:
         assembly = Assembly(batch, progress)
-        with TreeReader(os.fsencode(source), assembly, intake, nar_hash) as reader:
+        with TreeReader(
+            os.fsencode(source), assembly, intake, nar_hash, batch if adopt else None
+        ) as reader:
             reader.read()
         intake.finish()
         return Ingested(assembly.result(), nar_hash.digest(), nar_hash.size)

@@ -91,6 +91,15 @@ class Placing:
                 return False
         return True
 
+    def adopts(self, fd: int) -> bool:
+        """Whether the file of a descriptor can be placed as it is."""
+        if self._proc_fd < 0 or os.fstat(fd).st_dev != os.fstat(self.fd).st_dev:
+            return False
+        with suppress(OSError):
+            # What overlayfs reads from extended attributes, whoever set them.
+            return not os.listxattr(fd)
+        return True
+
     def remove(self, name: str) -> None:
         """Takes back what was placed; absent is fine."""
         with suppress(FileNotFoundError):

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from eka_runtime.castore.assembly import Assembly
+from eka_runtime.castore.batch import Batch
 from eka_runtime.castore.descent import Descent
 from eka_runtime.castore.hashing import StreamHash
 from eka_runtime.castore.intake import LARGE, Intake
@@ -49,12 +50,18 @@ class TreeReader:
     """One `read` or `read_flat`. Errors name the path; see `ingest_tree` for which there are."""
 
     def __init__(
-        self, source: bytes, assembly: Assembly, intake: Intake, nar_hash: StreamHash
+        self,
+        source: bytes,
+        assembly: Assembly,
+        intake: Intake,
+        nar_hash: StreamHash,
+        adopting: Batch | None = None,
     ) -> None:
         self._source = source
         self._assembly = assembly
         self._intake = intake
         self._nar_hash = nar_hash
+        self._adopting = adopting
         self._nar = bytearray(nar.MAGIC)
         self._descent = Descent()
         self._levels: list[_Level] = []
@@ -192,7 +199,10 @@ class TreeReader:
         self._flush()
         tees = [self._nar_hash.update] + ([content_hash.update] if content_hash else [])
         fill = partial(self._fill, name, fd)
-        digest = self._intake.stream(size, executable, fill, tees)
+        if self._adopting is not None and self._adopting.adopts(fd):
+            digest = self._intake.adopt(fd, size, executable, fill, tees)
+        else:
+            digest = self._intake.stream(size, executable, fill, tees)
         if os.read(fd, 1):
             raise self._changed(name)
         return FileNode(digest, size, executable)

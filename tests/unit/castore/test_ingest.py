@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -439,3 +440,33 @@ def test_a_second_ingestion_adds_nothing(tree: Tree) -> None:
         before = castore.files(), castore.pack_sizes(), list(castore.blobs.rows())
         assert castore.add_tree(source) == first
         assert (castore.files(), castore.pack_sizes(), list(castore.blobs.rows())) == before
+
+
+def test_a_file_that_is_given_away_becomes_the_blob(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "large").write_bytes(b"large" * LARGE)
+    (source / "again").write_bytes(b"large" * LARGE)
+    (source / "small").write_bytes(b"small")
+    with Castore.open(tmp_path / "castore") as castore:
+        expected = castore.add_tree(source)
+    with Castore.open(tmp_path / "other") as castore:
+        adopted = castore.add(lambda batch: ingest_tree(batch, source, adopt=True))
+        assert adopted == expected
+        statuses = [(source / name).stat() for name in ("large", "again")]
+        assert sorted(status.st_nlink for status in statuses) == [1, 2]
+        shutil.rmtree(source)
+        castore.check()
+
+
+def test_a_file_with_attributes_is_copied(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"large" * LARGE)
+    try:
+        os.setxattr(source, "user.overlay.redirect", b"/elsewhere")
+    except OSError as error:
+        lacking(f"no extended attributes here: {error.strerror}")
+    with Castore.open(tmp_path / "castore") as castore:
+        castore.add(lambda batch: ingest_tree(batch, source, adopt=True))
+        assert source.stat().st_nlink == 1
+        castore.check()

@@ -1,0 +1,69 @@
+"""Builds beside Nix: many that do nothing, each its own overhead, and one that writes a gigabyte.
+
+Both build the same derivations with the same number of jobs in their own sandboxes, in turns, each
+round from stores without outputs. eka makes what it built durable before it is valid, Nix does not.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.builds import Derivations, instantiate, nix_options
+from tests.requirements import require
+from tests.seed import NIX_CONFIG
+
+_ROUNDS = 3
+_JOBS = "2"
+
+
+def run() -> list[object]:
+    with tempfile.TemporaryDirectory(prefix="eka-bench-") as name:
+        made = instantiate(Path(name) / "own", "many.nix")
+        return [
+            _compare(made, Path(name), "500 derivations that do nothing", "many", 501),
+            _compare(made, Path(name), "one that writes 1 GB", "large", 1),
+        ]
+
+
+def _compare(made: Derivations, place: Path, title: str, name: str, builds: int) -> object:
+    times: dict[str, list[float]] = {"eka": [], "nix": []}
+    for _ in range(_ROUNDS):
+        for who, build in (("eka", _eka), ("nix", _nix)):
+            times[who].append(build(made, place / "store", made.drvs[name]))
+            subprocess.run(["chmod", "-R", "u+w", place / "store"], check=True)
+            shutil.rmtree(place / "store")
+    medians = {who: statistics.median(values) for who, values in times.items()}
+    ratio = medians["eka"] / medians["nix"]
+    print(f"\n{title}, -j {_JOBS}")
+    for who, seconds in medians.items():
+        print(f"{who:6}{seconds:>10.2f} s{1000 * seconds / builds:>10.0f} ms each")
+    print(f"eka ÷ nix {ratio:.2f}")
+    return {"title": title, "seconds": times, "ratio": ratio}
+
+
+def _eka(made: Derivations, store: Path, drv: str) -> float:
+    eka = [sys.executable, "-m", "eka", "--store", os.fspath(store), "-q"]
+    with made.stream.open("rb") as stream:
+        subprocess.run([*eka, "store", "import"], stdin=stream, check=True, capture_output=True)
+    return _timed([*eka, "build", "--no-link", "-j", _JOBS, drv])
+
+
+def _nix(made: Derivations, store: Path, drv: str) -> float:
+    nix = [require("nix-store"), "--store", os.fspath(store), *nix_options()]
+    with made.stream.open("rb") as stream:
+        subprocess.run([*nix, "--import"], stdin=stream, check=True, capture_output=True)
+    return _timed([*nix, "--realise", "-j", _JOBS, drv])
+
+
+def _timed(command: list[str]) -> float:
+    start = time.perf_counter()
+    environ = os.environ | {"NIX_CONFIG": NIX_CONFIG}
+    subprocess.run(command, check=True, capture_output=True, env=environ)
+    return time.perf_counter() - start
