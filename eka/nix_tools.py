@@ -12,19 +12,17 @@ files that it was made from, and is a root as long as eka's cache remembers it:
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from eka.config import cache_dir
+from eka.host_program import HostProgram, find_parts, known, remember
 from eka_runtime.castore.node import DirectoryNode
 from eka_runtime.errors import EkaError, FormatError, InterpreterNotFound
-from eka_runtime.linux.elf import elf_interpreter
 from eka_runtime.nix.path import StorePath
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.roots import Root
@@ -51,7 +49,7 @@ here=${0%/bin/*}
 exec "$here/lib/loader" --argv0 "${0##*/}" --library-path "$here/lib" "$here/libexec/nix" "$@"
 """
 _RELEASE = re.compile(r"nix-(\d+(?:\.\d+)+)\Z")
-_LIBRARY = re.compile(r"^\s*(\S+) => (/\S+)(?: \(0x[0-9a-f]+\))?$", re.MULTILINE)
+# Nix opens these by name, for the names of hosts.
 _BY_NAME = ("libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2")
 _PLACES = "/usr/local/bin:/usr/bin:/bin"
 _HINT = (
@@ -83,84 +81,38 @@ def _of_host(store: Store, environ: Mapping[str, str]) -> PathInfo:
         raise InterpreterNotFound("neither the store nor this host has Nix", hint=_HINT)
     program = os.path.realpath(found)
     record = cache_dir(environ) / f"{NAME}.json"
-    known = _known(record, program)
-    if known and (info := store.paths.get(known)):
+    before = known(record, program)
+    if before and (info := store.paths.get(before)):
         return info
-    loader, libraries = _needed(program)
+    parts = _parts(program)
     with tempfile.TemporaryDirectory(prefix="eka-nix-") as directory:
         tree = Path(directory) / NAME
-        _assemble(tree, program, loader, libraries)
+        _assemble(tree, parts)
         info = store.add_tree(tree)
     # The one before was of a Nix that the host has no more.
     store.roots.remove(_ROOT)
     store.roots.add(Root(_ROOT, "named", b"", (info.path,)))
-    _remember(record, info.path, [program, loader, *libraries.values()])
+    remember(record, info.path, parts)
     return info
 
 
-def _needed(program: str) -> tuple[str, dict[str, str]]:
-    """The loader, and the libraries by the names under which they are asked for."""
+def _parts(program: str) -> HostProgram:
     try:
-        interpreter = elf_interpreter(Path(program))
+        return find_parts(program, _BY_NAME)
     except FormatError as error:
         raise InterpreterNotFound(f"`{program}`: {error}", hint=_HINT) from error
-    if interpreter is None:
-        raise InterpreterNotFound(f"`{program}` is not a dynamic program", hint=_HINT)
-    loader = os.fsdecode(interpreter)
-    done = subprocess.run(
-        [loader, "--list", program], capture_output=True, text=True, check=False, env={}
-    )
-    if done.returncode != 0:
-        raise InterpreterNotFound(
-            f"the libraries of `{program}` are not all there: {done.stderr.strip()}", hint=_HINT
-        )
-    libraries = dict(_LIBRARY.findall(done.stdout))
-    # Nix opens these by name, for the names of hosts.
-    for name in _BY_NAME:
-        for place in {os.path.dirname(file) for file in libraries.values()}:
-            if os.path.exists(f"{place}/{name}"):
-                libraries.setdefault(name, f"{place}/{name}")
-    return loader, libraries
 
 
-def _assemble(tree: Path, program: str, loader: str, libraries: Mapping[str, str]) -> None:
+def _assemble(tree: Path, parts: HostProgram) -> None:
     for name in ("bin", "lib", "libexec"):
         (tree / name).mkdir(parents=True)
     for source, place in (
-        (program, "libexec/nix"),
-        (loader, "lib/loader"),
-        *((file, f"lib/{name}") for name, file in libraries.items()),
+        (parts.program, "libexec/nix"),
+        (parts.loader, "lib/loader"),
+        *((file, f"lib/{name}") for name, file in parts.libraries.items()),
     ):
         shutil.copyfile(source, tree / place)
         (tree / place).chmod(0o755)
     for name in COMMANDS:
         (tree / "bin" / name).write_text(_SCRIPT)
         (tree / "bin" / name).chmod(0o755)
-
-
-def _known(record: Path, program: str) -> StorePath | None:
-    """The path made before, if no file of the host has changed since."""
-    try:
-        data = json.loads(record.read_bytes())
-        if data["program"] == program and all(_stamp(file) == at for file, at in data["files"]):
-            return StorePath.parse(data["path"])
-    except (OSError, ValueError, KeyError, TypeError, FormatError):
-        pass
-    return None
-
-
-def _remember(record: Path, path: StorePath, files: list[str]) -> None:
-    stamps = [(file, _stamp(file)) for file in files]
-    data = {"path": str(path), "program": files[0], "files": stamps}
-    fresh = record.with_name(f".{record.name}.{os.getpid()}")
-    try:
-        record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh.write_text(json.dumps(data), "utf-8")
-        os.rename(fresh, record)
-    except OSError:
-        fresh.unlink(missing_ok=True)  # found out anew next time
-
-
-def _stamp(file: str) -> list[int]:
-    status = os.stat(file)
-    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
