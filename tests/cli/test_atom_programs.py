@@ -65,6 +65,7 @@ def desk(eka_bin: Path) -> Iterator[Desk]:
         os.chown(place, user.uid, user.gid)
         made = Desk(user, eka_bin, place)
         made.env["EKA_STORE"] = os.fspath(place / "store")
+        made.env["XDG_STATE_HOME"] = os.fspath(place / "state")
         made.env["PATH"] += ":/usr/sbin"
         yield made
         made.eka(".", "store", "verify", "--deep")
