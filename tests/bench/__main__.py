@@ -10,7 +10,17 @@ from pathlib import Path
 from tests.bench.measure import show
 
 PRODUCT = ("start", "store")  # those of `eka bench`
-BENCHMARKS = (*PRODUCT, "caches", "scale", "views", "atoms", "daemon", "evaluation", "build")
+BENCHMARKS = (
+    *PRODUCT,
+    "caches",
+    "export",
+    "scale",
+    "views",
+    "atoms",
+    "daemon",
+    "evaluation",
+    "build",
+)
 
 
 def main(names: list[str]) -> int:
