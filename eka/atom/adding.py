@@ -66,12 +66,20 @@ def remove(workspace: Workspace, directory: Path, dependencies: tuple[str, ...])
     return workspace.resolve(directory, manifest=text.encode())
 
 
+_STARTER = """\
+# The value of this atom. In scope: cfg, its configuration, and deps, what atom.lock names.
+{
+  text = "hello from ${cfg.package.label}";
+}
+"""
+
+
 class NewAtom(NamedTuple):
-    """`path` is relative to the set's root."""
+    """`path` is relative to the set's root; `files` are by name."""
 
     directory: Path
     path: str
-    manifest: str
+    files: dict[str, str]
     set_text: str
 
 
@@ -103,15 +111,18 @@ def plan_new(
     text = edit.new_manifest(name, str(parse_version(version)), composer, address, compose)
     parse_manifest(text.encode())
     set_file = (local.root / "ekala.toml").read_text("utf-8")
-    return NewAtom(directory, inside, text, edit.add_package(set_file, inside))
+    files = {"default.nix": _STARTER} if compose == "nix" else {}
+    files[manifest_format.FILE] = text
+    return NewAtom(directory, inside, files, edit.add_package(set_file, inside))
 
 
 def write_new(local: LocalSet, new: NewAtom) -> None:
     """The atom first, then the set that lists it. Raises UsageError."""
     try:
         new.directory.mkdir(parents=True, exist_ok=True)
-        with open(new.directory / manifest_format.FILE, "x", encoding="utf-8") as stream:
-            stream.write(new.manifest)
+        for name, text in new.files.items():
+            with open(new.directory / name, "x", encoding="utf-8") as stream:
+                stream.write(text)
         replace_file(os.fspath(local.root / "ekala.toml"), new.set_text.encode())
     except OSError as error:
         raise UsageError(f"cannot write `{error.filename}`: {error.strerror}") from error

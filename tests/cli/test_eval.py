@@ -156,6 +156,14 @@ def test_a_result_is_kept_while_its_inputs_are_the_same(world: World, atom: Path
     assert traced()
 
 
+def test_a_new_atom_has_a_value(world: World, box: Path) -> None:
+    for words in (["init"], ["new", "tool", "--compose", "nix"]):
+        done = world.run("eka", *words, cwd=box)
+        assert done.status == 0, done.err.decode()
+    done = world.run("eka", "eval", "tool", cwd=box)
+    assert json.loads(done.out) == {"text": "hello from tool"}, done.err.decode()
+
+
 def test_plain_files_and_old_style_directories(world: World, box: Path) -> None:
     world.file(box / "lib.nix", "{ twice = x: x + x; }")
     world.file(
