@@ -3,6 +3,7 @@
 A path that is in the store costs nothing here: no configuration is read, nothing is imported,
 nobody is asked. Only for one that is not are the far services looked up, and after them the binary
 caches; the path is copied with its closure before it is used, by a process of its own (`apart.py`).
+With `lazy`, what far services have is only promised, and comes while it is used (`lazy.py`).
 Out of scope: which those are (`eka_runtime.store.addresses`, `eka_runtime.cache.settings`), and how
 paths come (`eka_runtime.store.incoming`, `eka_runtime.cache.fetch`).
 """
@@ -46,14 +47,25 @@ class Reach:
     """With `offline` nothing is ever fetched.
 
     `choices` is the configuration for atoms that are named, None for their own; `installed` is
-    what they turned out to be.
+    what they turned out to be. `promised` are paths, with their closures, of which a lazy start has
+    the directories only.
     """
 
-    def __init__(self, store: Store, settings: Settings, output: Output, *, offline: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        output: Output,
+        *,
+        offline: bool,
+        lazy: bool = False,
+    ) -> None:
         self.store = store
         self.settings = settings
         self.output = output
         self.offline = offline
+        self.lazy = lazy
+        self.promised: dict[StorePath, PathInfo] = {}
         self.choices: Choices | None = None
         self.installed: list[Installed] = []
         self._asked: set[StorePath] = set()
@@ -77,10 +89,27 @@ class Reach:
     def info(self, path: StorePath) -> PathInfo:
         """Raises PathNotFound when it is nowhere, and what fetching raises."""
         self.fetch([path])
+        if path in self.promised:
+            return self.promised[path]
         try:
             return self.store.info(path)
         except PathNotFound as error:
             raise self._not_found(path, error) from error
+
+    def by_hash(self, digits: str) -> StorePath | None:
+        """The path with that hash part that is valid or promised."""
+        info = self.store.paths.by_hash(digits)
+        if info is not None:
+            return info.path
+        return next((path for path in self.promised if path.hash == digits), None)
+
+    def closure(self, paths: Iterable[StorePath]) -> dict[StorePath, PathInfo]:
+        """Of paths that are valid or promised."""
+        if self.promised:
+            from eka.lazy import as_promised
+
+            return as_promised(self.store, self.promised, paths)
+        return {path: self.store.info(path) for path in self.store.closure(paths)}
 
     def fetch(self, paths: Iterable[StorePath]) -> None:
         """Makes those valid that others have and the store has not, with their closures.
@@ -89,7 +118,8 @@ class Reach:
         places that cannot be used, UntrustedError for what nobody trusted has signed, and what
         fetching raises.
         """
-        absent = {path for path in paths if self.store.paths.get(path) is None} - self._asked
+        absent = {path for path in paths if self.store.paths.get(path) is None}
+        absent -= self._asked | self.promised.keys()
         if absent:
             self._fetch({path.hash: path for path in sorted(absent)})
             self._asked |= absent
@@ -117,7 +147,11 @@ class Reach:
                 from eka.apart import run_apart
 
                 check = self._expected
-                run_apart(lambda: _fetch(self.store, places, wanted, self.output, check))
+                # What a lock says of contents can only be checked when all of them are here.
+                if self.lazy and places.addresses and check is None:
+                    wanted = self._promise(places.addresses, wanted, check)
+                if wanted:
+                    run_apart(lambda: _fetch(self.store, places, wanted, self.output, check))
         except EkaError as error:
             if error.exit_code not in _CANNOT_ASK:
                 raise
@@ -125,6 +159,25 @@ class Reach:
             raise type(error)(
                 f"`{subject}` is not in the store, and cannot be fetched: {error}", hint=error.hint
             ) from error
+
+    def _promise(
+        self, addresses: Addresses, wanted: Mapping[str, StorePath], check: Check | None
+    ) -> Mapping[str, StorePath]:
+        """What is not promised after that."""
+        from eka.lazy import promise
+
+        def look_up(here: Store, far: Services) -> list[PathInfo]:
+            infos = _missing(here, far, wanted, check)
+            if infos:
+                size = human_size(sum(info.nar_size for info in infos))
+                self.output.message(
+                    f"starting before {counted(len(infos))} ({size}) came from {far.name}"
+                )
+            return infos
+
+        self.promised |= promise(self.store, addresses, look_up)
+        promised = {path.hash for path in self.promised}
+        return {digits: path for digits, path in wanted.items() if digits not in promised}
 
     def _places(self) -> _Places | None:
         from eka.caching import caches_in_force
@@ -195,19 +248,27 @@ def _from_services(
     check: Check | None,
 ) -> None:
     from eka_runtime.store.composition import open_services
-    from eka_runtime.store.copying import missing_here
     from eka_runtime.store.incoming import copy_from
 
     with open_services(addresses) as far:
-        infos = missing_here(store, far, _look_up(far, wanted))
-        if check:
-            for info in infos:
-                check(info, far.name)
+        infos = _missing(store, far, wanted, check)
         if infos:
             size = human_size(sum(info.nar_size for info in infos))
             output.message(f"fetching {counted(len(infos))} ({size}) from {far.name}")
             with output.progress("fetching", total=len(infos)) as update:
                 copy_from(store, far, infos, progress=update)
+
+
+def _missing(
+    store: Store, far: Services, wanted: Mapping[str, StorePath], check: Check | None
+) -> list[PathInfo]:
+    from eka_runtime.store.copying import missing_here
+
+    infos = missing_here(store, far, _look_up(far, wanted))
+    if check:
+        for info in infos:
+            check(info, far.name)
+    return infos
 
 
 def _look_up(far: Services, wanted: Mapping[str, StorePath]) -> list[StorePath]:

@@ -132,6 +132,10 @@ class Ready(NamedTuple):
             output.warning(note)
         launch = self.launch()
         launch["plan"] = change(launch["plan"])
+        if self.prepared.promised:
+            from eka.lazy import attend
+
+            launch["plan"] = attend(launch["plan"], self.store, self.prepared.promised, output)
         self.store.close()
         try:
             return warm.start(launch, [os.fsencode(word) for word in arguments])
@@ -159,20 +163,32 @@ def get_ready(
     *,
     offline: bool = False,
     record: bool = False,
+    lazy: bool = False,
 ) -> Iterator[tuple[Ready, T]]:
     """`ask` says what is wanted, given the store, which is closed at the start or at the end.
 
-    What the store lacks is fetched from the far services in force, unless `offline`. The run goes
-    into the ledger with `record`, or if the settings say so.
+    What the store lacks is fetched from the far services in force, unless `offline`; with `lazy`
+    while it runs, where this host can show that. The run goes into the ledger with `record`, or if
+    the settings say so.
     """
     settings = load_settings(os.environ, store=store_dir)
     settings = settings._replace(record=settings.record or record)
     host = find_host(settings)
     with Store.open(settings.store) as store:
-        reach = Reach(store, settings, output, offline=offline)
+        lazy = lazy and _can_be_lazy(host, output)
+        reach = Reach(store, settings, output, offline=offline, lazy=lazy)
         wanted, more = ask(reach)
         prepared = prepare(wanted, settings, reach, root_inside(host))
         yield Ready(prepared, settings, host, store), more
+
+
+def _can_be_lazy(host: Host, output: Output) -> bool:
+    from eka.lazy import obstacle
+
+    problem = obstacle(host)
+    if problem:
+        output.warning(f"everything is fetched before the start: {problem}")
+    return not problem
 
 
 def find_host(settings: Settings) -> Host:

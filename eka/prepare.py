@@ -32,6 +32,7 @@ from eka_runtime.oci.grants import Grant, Grants, resolve_grants, within
 from eka_runtime.oci.mounts import inner_home
 from eka_runtime.oci.profile import load_profile
 from eka_runtime.runtime.probe import overlay_obstacle
+from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.roots import root_for
 from eka_runtime.view.choose import show
 from eka_runtime.view.plan import ViewPlan
@@ -46,7 +47,8 @@ CONTAINED = "contained"
 class Prepared(NamedTuple):
     """A compiled bundle, and what it was made from that may change behind its back.
 
-    It is not `lasting` when a later start has to be warned of the same.
+    It is not `lasting` when a later start has to be warned of the same. `promised` are paths of the
+    closure that are not valid: this is a lazy start.
     """
 
     bundle: Bundle
@@ -57,6 +59,7 @@ class Prepared(NamedTuple):
     links: tuple[str, ...]
     lasting: bool
     subject: str
+    promised: tuple[PathInfo, ...] = ()
 
 
 def prepare(
@@ -106,16 +109,18 @@ def prepare(
     if words[:1] == (SH,):
         require_shell(shell)
     store = reach.store
-    lasting = wanted.lasting and all(one.lasting for one in reach.installed)
+    promised = tuple(info for info in programs.closure.values() if info.path in reach.promised)
+    lasting = wanted.lasting and not promised and all(one.lasting for one in reach.installed)
     if wanted.lock and not wanted.lock.check(programs.closure.values(), reach):
         lasting = False
     if store.writable:
-        store.paths.touch(info.path for info in programs.closure.values())
+        closure = (info.path for info in programs.closure.values())
+        store.paths.touch(path for path in closure if path not in reach.promised)
         if wanted.lock and programs.closure:
             store.roots.add(root_for(wanted.lock.file, None))
     view = ViewPlan(CONTAINED, (), ())
     if not contained:
-        view = _view(wanted, settings, programs)
+        view = _view(wanted, settings, programs, lazy=bool(promised))
     request = BundleRequest(
         profile=profile,
         view=view,
@@ -145,13 +150,21 @@ def prepare(
         tuple(link for ref in wanted.packages for link in links_of(ref)),
         lasting,
         _subject(wanted),
+        promised,
     )
 
 
-def _view(wanted: Wanted, settings: Settings, programs: Programs) -> ViewPlan:
+def _view(wanted: Wanted, settings: Settings, programs: Programs, *, lazy: bool) -> ViewPlan:
     if wanted.own_view is not None:
         return wanted.own_view(programs.store)
     strategy = wanted.view or settings.view or "auto"
+    if lazy:
+        if wanted.view not in (None, "auto", "fuse"):
+            raise UsageError(
+                f"`--view {wanted.view}` shows only what is there, and `--lazy` starts before",
+                hint="leave one of them out",
+            )
+        strategy = "fuse"
     return show(programs.store, list(programs.closure.values()), strategy, overlay_obstacle)
 
 
@@ -263,16 +276,15 @@ def current_caller() -> Caller:
 def gather(wanted: Wanted, reach: Reach) -> tuple[Programs, dict[str, str]]:
     """The packages with their closure, and who asked for each package."""
     stated = resolve_packages(wanted.packages, reach)
-    store = reach.store
     asked = {str(info.path): ref.origin for info, ref in stated}
     for info in (*wanted.roots, *([wanted.main] if wanted.main else [])):
         asked.setdefault(str(info.path), "target" if info is wanted.main else "found in the file")
     roots = [info for info, _ in stated] + [*wanted.roots]
     roots += [wanted.main] if wanted.main else []
     packages = tuple({info.path: info for info in roots}.values())
-    paths = store.closure([info.path for info in packages])
-    closure = {path.base: store.info(path) for path in sorted(paths)}
-    return Programs(store, packages, closure), asked
+    found = reach.closure([info.path for info in packages])
+    closure = {path.base: info for path, info in sorted(found.items())}
+    return Programs(reach.store, packages, closure), asked
 
 
 def words_of(wanted: Wanted, programs: Programs) -> tuple[str, ...]:

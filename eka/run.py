@@ -60,6 +60,7 @@ def run_file(
         output,
         offline=flags.offline,
         record=flags.record,
+        lazy=flags.lazy,
     ) as found:
         ready, stated = found
         if stated.explain:

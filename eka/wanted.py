@@ -23,7 +23,7 @@ from eka.script.shebang import kernel_shebang
 from eka.script.stated import Stated
 from eka_runtime.errors import InterpreterNotFound, PathNotFound, UsageError
 from eka_runtime.linux.elf import elf_interpreter, is_elf
-from eka_runtime.nix.path import STORE_DIR, StorePath
+from eka_runtime.nix.path import STORE_DIR
 from eka_runtime.oci.grants import Asked
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
@@ -149,24 +149,19 @@ def mentioned(file: str, reach: Reach) -> tuple[PathInfo, ...]:
     """
     with open(file, "rb") as stream:
         candidates = scan(stream.read)
-    found = resolve(candidates, lambda digits: _by_hash(reach.store, digits))
+    found = resolve(candidates, reach.by_hash)
     if found.missing:
         reach.fetch_mentioned(found.missing, required=bool(_needed(file, found.missing)))
-        found = resolve(candidates, lambda digits: _by_hash(reach.store, digits))
+        found = resolve(candidates, reach.by_hash)
     if needed := _needed(file, found.missing):
         with open(file, "rb") as stream:
             raise _not_there(stream, file, needed[0])
-    return tuple(reach.store.info(path) for path in found.paths)
+    return tuple(reach.info(path) for path in found.paths)
 
 
 def _needed(file: str, missing: tuple[Candidate, ...]) -> list[Candidate]:
     binary = bool(missing) and is_elf(file)
     return [item for item in missing if not binary or _is_loader(file, item)]
-
-
-def _by_hash(store: Store, digits: str) -> StorePath | None:
-    info = store.paths.by_hash(digits)
-    return info.path if info else None
 
 
 def _is_loader(file: str, candidate: Candidate) -> bool:

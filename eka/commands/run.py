@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--keep", is_flag=True, help="Say where the bundle is.")
 @click.option("--record", is_flag=True, help="Note the run in the ledger.")
+@click.option("--lazy", is_flag=True, help="Start before all is fetched (far services only).")
 @click.option("--require-sandbox", is_flag=True, help="Refuse a weaker sandbox.")
 @click.argument("target", shell_complete=packages)
 @click.argument(
@@ -37,6 +38,7 @@ def command(
     arguments: tuple[str, ...],
     keep: bool,
     record: bool,
+    lazy: bool,
     require_sandbox: bool,
 ) -> NoReturn:
     """Run TARGET in a bundle: a store path's program, a program of the -p packages, what an atom
@@ -59,6 +61,7 @@ def command(
         context.output,
         offline=context.offline,
         record=record,
+        lazy=lazy,
     ) as (ready, _):
         if require_sandbox:
             require_full_sandbox(ready)

@@ -22,11 +22,17 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("target", required=False, shell_complete=packages)
 @click.option("--record", is_flag=True, help="Note the run in the ledger.")
+@click.option("--lazy", is_flag=True, help="Start before all is fetched (far services only).")
 @grant_options
 @config_options
 @click.pass_obj
 def command(
-    context: Context, asked: Asked, configured: Configured, target: str | None, record: bool
+    context: Context,
+    asked: Asked,
+    configured: Configured,
+    target: str | None,
+    record: bool,
+    lazy: bool,
 ) -> NoReturn:
     """Open a shell with the -p packages (and TARGET, one more) on its PATH.
 
@@ -52,6 +58,7 @@ def command(
         context.output,
         offline=context.offline,
         record=record,
+        lazy=lazy,
     ) as (ready, _):
         os._exit(ready.start((), context.output))
 

@@ -36,6 +36,7 @@ class Flags:
     view: str | None = None
     profile: str | None = None
     record: bool = False
+    lazy: bool = False
     json: bool = False
     store: str | None = None
     directory: str | None = None
@@ -101,6 +102,7 @@ FLAGS: Final = (
     ),
     Flag("profile", "--profile", "", "FILE", False, "a sandbox profile, such as ./mine.toml"),
     Flag("record", "--record", "", "", False, "note the run in the ledger (`eka log --runs`)"),
+    Flag("lazy", "--lazy", "", "", False, "start before all is fetched; far services only"),
     Flag("json", "--json", "", "", False, "print data as JSON objects"),
     Flag("store", "--store", "", "DIR", False, "use the store in DIR (EKA_STORE)"),
     Flag("directory", "--directory", "-C", "DIR", False, "start in DIR"),

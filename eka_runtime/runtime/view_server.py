@@ -16,9 +16,9 @@ _ANNOTATION, _STRATEGY = "dev.eka.view", "fuse"
 _STORE = "/nix/store"
 _BOOT = """\
 import sys
-sys.path[:] = sys.argv[4:]
+sys.path[:] = sys.argv[5:]
 from eka_runtime.view.fuse_server import main
-main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+main(int(sys.argv[1]), *sys.argv[2:5])
 """
 
 
@@ -32,12 +32,15 @@ def served_mount(config: Mapping[str, Any]) -> str | None:
     return sources[0] if sources else None
 
 
-def server_words(mount: str) -> tuple[str, ...]:
+def server_words(mount: str, socket: str = "") -> tuple[str, ...]:
     """The command that serves the view mounted there; `{device}` stands for the connection.
+
+    Blobs that the store lacks are asked for at `socket`, if one is given.
 
     As little of Python as possible: 20 ms, beside the runtime's own start.
     """
     place = Path(mount).parent
     store = place.parents[2]
     paths = [path for path in sys.path if path]
-    return (sys.executable, "-ISE", "-c", _BOOT, "{device}", os.fspath(store), place.name, *paths)
+    own = ("{device}", os.fspath(store), place.name, socket)
+    return (sys.executable, "-ISE", "-c", _BOOT, *own, *paths)

@@ -1,7 +1,8 @@
 """The process that serves a fuse view beside the program: `fuse.py` says how it is started.
 
 It lives in the pid namespace of the run, whose first process starts it and takes it along. When it
-dies on its own the kernel answers whoever reads from the view with ENOTCONN.
+dies on its own the kernel answers whoever reads from the view with ENOTCONN. With a socket, blobs
+that the store lacks are asked for there (`asked.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NoReturn
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.directories import decode_verified
 from eka_runtime.castore.node import Directory
+from eka_runtime.castore.services import BlobService
 from eka_runtime.errors import EkaError, StoreCorrupt
 from eka_runtime.linux.fuse import Session
 from eka_runtime.nix import base32
@@ -22,11 +24,11 @@ from eka_runtime.store.store import Store
 from eka_runtime.view.castore_fs import CastoreFs, Fixed, Sources
 
 
-def main(device: int, store: str, name: str) -> NoReturn:
+def main(device: int, store: str, name: str, socket: str = "") -> NoReturn:
     """Serves view `name` of the store to the kernel's connection `device` until the run is over."""
     status = 1
     try:
-        _serve(device, Path(store), name)
+        _serve(device, Path(store), name, socket)
         status = 0
     except (EkaError, OSError) as error:
         log(f"cannot serve the view: {error}")
@@ -35,10 +37,16 @@ def main(device: int, store: str, name: str) -> NoReturn:
         os._exit(status)
 
 
-def _serve(device: int, root: Path, name: str) -> None:
+def _serve(device: int, root: Path, name: str, socket: str) -> None:
     with Store.open(root, create=False) as store:
         closure = _closure(store.layout, name)
-        sources = Sources(Fixed(closure), store.blobs, store.directories, local=True)
+        blobs: BlobService = store.blobs
+        if socket:
+            from eka_runtime.view.asked import AskedBlobs
+
+            os.chdir(os.path.dirname(socket))
+            blobs = AskedBlobs(blobs, os.path.basename(socket))
+        sources = Sources(Fixed(closure), blobs, store.directories, local=not socket)
         Session(device, CastoreFs(sources, log)).serve()
 
 
