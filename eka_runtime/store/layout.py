@@ -9,7 +9,7 @@
       packs/<number>          contents of small files, many in each
       epochs/<number>         flock: held shared by every process that is at work (`epochs.py`)
       tmp/                    files in the making
-      view/bind/<hash>-<name> checkouts, for binding at /nix/store
+      view/bind/nix/store/    checkouts, for binding at /nix/store
       view/twin/xx/yyyy…      inodes of small blobs, and second ones of large blobs
       view/fuse/<name>/       closures, for a file system that shows them
       view/overlay/<name>/    closures as trees, in which large files are places of blobs
@@ -83,6 +83,11 @@ class Layout(NamedTuple):
 
     @property
     def bind_view(self) -> Path:
+        return self.client_root / "nix" / "store"
+
+    @property
+    def client_root(self) -> Path:
+        """Where the checkouts are at nix/store; no part of that is a link, or Nix refuses it."""
         return self.views / "bind"
 
     @property
@@ -237,7 +242,8 @@ def require_own(layout: Layout) -> None:
             f"the store `{layout.root}` belongs to user {owner}, who alone may remove things",
             hint=f"run it as that user, for instance with `sudo -u '#{owner}' eka store …`",
         )
-    views = (layout.views, layout.bind_view, layout.twins, *layout.closure_views)
+    farm = (layout.client_root, layout.bind_view.parent, layout.bind_view)
+    views = (layout.views, *farm, layout.twins, *layout.closure_views)
     for directory in (layout.blobs, layout.packs, layout.epochs, layout.tmp, *views):
         if os.path.islink(directory):
             raise StoreAccessError(

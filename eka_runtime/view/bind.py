@@ -3,8 +3,8 @@
 Works on every kernel and costs a fraction of a millisecond per path and launch. A checkout is a
 tree of hard links to the store's blobs, so it takes directory entries and no file data:
 
-    STORE/view/bind/<hash>-<name>     the checkout; complete once it has this name
-    STORE/view/bind/.new-<random>     one in the making; dropped when it loses a race
+    STORE/view/bind/nix/store/<hash>-<name>     the checkout; complete once it has this name
+    STORE/view/bind/nix/store/.new-<random>     one in the making; dropped when it loses a race
     STORE/view/unsettled-<random>     a mark: some may not be complete after a loss of power
     STORE/view/twin/xx/…              second inodes of blobs that occur with both modes
 
@@ -93,7 +93,7 @@ class BindView(NamedTuple):
             layout.twins.mkdir(exist_ok=True)
             with suppress(FileNotFoundError):
                 os.rename(layout.bind_view, old)
-            sync_directory(layout.views)
+                sync_directory(layout.bind_view.parent)
             for mark in marks:
                 mark.unlink(missing_ok=True)
             remove_tree(old)

@@ -4,9 +4,11 @@ The daemon's clients read files themselves, and what they have just added must b
 path gets its checkout of the bind view (`bind.py`) before the client is told of it, and clients see
 all checkouts:
 
-    STORE/view/live/nix/store -> ../../bind      the root directory for clients outside of bundles
+    STORE/view/bind      the root directory for clients outside of bundles; it has nix/store
 
-Inside a bundle STORE/view/bind is bound at /nix/store, read-only: new names appear there, too.
+Inside a bundle STORE/view/bind/nix/store is bound at /nix/store, read-only: new names appear there,
+too.
+
 Constraint: as all views, a cache. Paths that a collection removes disappear from it.
 
 Small files that come by the thousand get their names before they are durable. So as long as a
@@ -46,19 +48,14 @@ class LiveView(NamedTuple):
     def root(self) -> Path:
         """The directory that clients name as root of their store; made if it is not there.
 
-        Raises StoreAccessError.
+        Without links on the way, which Nix 2.26 refuses to follow. Raises StoreAccessError.
         """
         layout = self.store.layout
-        root = layout.views / STRATEGY
-        link = root / STORE_DIR.lstrip("/")
         try:
             layout.bind_view.mkdir(parents=True, exist_ok=True)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError):
-                link.symlink_to(os.path.relpath(layout.bind_view, link.parent))
         except OSError as error:
-            raise _cannot_write(root, error) from error
-        return root
+            raise _cannot_write(layout.bind_view, error) from error
+        return layout.client_root.resolve()
 
     @property
     def confined(self) -> bool:

@@ -160,6 +160,15 @@ def test_paths_that_came_otherwise_are_shown(
     assert nix.text("nix", "store", "cat", added) == "contents"
 
 
+def test_no_link_is_on_the_way_to_the_files(store_dir: Path, place: Path) -> None:
+    """Newer Nix (2.26) reads nothing behind one."""
+    (place / "link").symlink_to(store_dir.parent)
+    with daemon(place / "link" / store_dir.name, place) as running:
+        shown = f"{running.root}/nix/store"
+        assert os.path.isdir(shown)
+        assert os.path.realpath(shown) == shown
+
+
 def test_everything_is_shown_from_the_start(store_dir: Path, place: Path, work: Path) -> None:
     words = ["--store", os.fspath(store_dir), "store", "add", os.fspath(work / "tree")]
     added = CliRunner().invoke(cli, words).stdout.strip()

@@ -97,11 +97,11 @@ def test_a_service_manager_may_hand_over_the_socket(store_dir: Path, place: Path
         with _activated(store_dir, made) as process:
             assert process.stdout is not None
             url = process.stdout.readline().strip()
-            assert url == f"unix://{place}/socket?root={store_dir}/view/live"
+            assert url == f"unix://{place}/socket?root={store_dir}/view/bind"
             nix = Nix(url, place / "home")
             (place / "file").write_text("by activation")
             path = nix.text("nix-store", "--add", place / "file")
-            assert Path(f"{store_dir}/view/live{path}").read_text() == "by activation"
+            assert Path(f"{store_dir}/view/bind{path}").read_text() == "by activation"
             process.send_signal(signal.SIGTERM)
             assert process.communicate() == ("", "")
         assert process.returncode == 0

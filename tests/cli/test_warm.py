@@ -92,7 +92,7 @@ def test_a_package_link_that_leads_elsewhere_is_noticed(world: World, box: Path)
 
 
 def test_a_deleted_view_is_made_again(world: World, recorded: Path, box: Path) -> None:
-    view = world.place / "store" / "view" / "bind"
+    view = world.place / "store" / "view" / "bind" / "nix" / "store"
     for directory, _, _ in os.walk(view):
         os.chmod(directory, 0o700)
     shutil.rmtree(view)

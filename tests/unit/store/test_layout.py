@@ -195,7 +195,7 @@ def test_default_store_dir(environ: dict[str, str], expected: str) -> None:
 
 def test_names_are_below_the_root() -> None:
     layout = Layout(Path("/s"))
-    assert layout.bind_view == Path("/s/view/bind")
+    assert layout.bind_view == Path("/s/view/bind/nix/store")
     assert layout.twins == Path("/s/view/twin")
     names = (layout.blobs, layout.packs, layout.epochs, layout.tmp, layout.views)
     assert [place.name for place in names] == ["blobs", "packs", "epochs", "tmp", "view"]

@@ -33,6 +33,6 @@ def test_hard_links_take_no_space(store: Store, tmp_path: Path) -> None:
     store.add_flat(tmp_path / "file")
     before = measure(store).disk_bytes
     (row,) = store.blobs.rows()
-    store.layout.bind_view.mkdir()
+    store.layout.bind_view.mkdir(parents=True)
     os.link(store.layout.blobs / row.name, store.layout.bind_view / "checkout")
     assert measure(store).disk_bytes - before < 1 << 20

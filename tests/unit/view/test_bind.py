@@ -201,7 +201,7 @@ def test_a_plan_has_mounts_and_links_in_order(store: Store, tmp_path: Path, tree
 
 def test_a_view_that_cannot_be_written_is_an_error(store: Store, tree: Path) -> None:
     info = store.add_tree(tree)
-    store.layout.bind_view.parent.mkdir(exist_ok=True)
+    store.layout.bind_view.parent.mkdir(parents=True, exist_ok=True)
     store.layout.bind_view.write_text("in the way")
     with pytest.raises(StoreAccessError, match="cannot check out"):
         checkout(store, info)
