@@ -34,6 +34,7 @@ _KEYS = {
     "mode": "EKA_MODE",
     "view": "EKA_VIEW",
     "evaluator": "EKA_EVALUATOR",
+    "daemon": "EKA_DAEMON",
 }
 
 
@@ -45,7 +46,8 @@ class Settings(NamedTuple):
     """`shell` is a static shell's path for /bin/sh; `runtime`, `mode` and `view` are None for
     "find out".
 
-    `evaluator` is a store path, or `nix` or None for the host's Nix.
+    `evaluator` is a store path, or `nix` or None for the host's Nix; `daemon` one that runs already
+    (`eka/named_daemon.py`).
     `record` says whether runs go into the ledger. `services` is the table of that name; snix's
     variables come on top of it where it is used (`eka_runtime.store.addresses`); `caches` likewise
     (`eka_runtime.cache.settings`).
@@ -61,6 +63,7 @@ class Settings(NamedTuple):
     caches: Mapping[str, object]
     record: bool
     evaluator: str | None = None
+    daemon: str | None = None
 
 
 def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> Settings:
@@ -93,6 +96,7 @@ def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> S
         caches,
         record,
         values.get("evaluator"),
+        values.get("daemon"),
     )
 
 

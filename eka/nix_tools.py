@@ -61,7 +61,7 @@ _HINT = (
 def nix_tools(store: Store, environ: Mapping[str, str]) -> PathInfo:
     """The newest Nix of the store, else the host's. Raises InterpreterNotFound."""
     found = max(_in_store(store), default=None)
-    return store.info(found[1]) if found else _of_host(store, environ)
+    return store.info(found[1]) if found else host_nix_tools(store, environ)
 
 
 def _in_store(store: Store) -> Iterator[tuple[list[int], StorePath]]:
@@ -75,7 +75,8 @@ def _in_store(store: Store) -> Iterator[tuple[list[int], StorePath]]:
             yield [int(part) for part in release[1].split(".")], path
 
 
-def _of_host(store: Store, environ: Mapping[str, str]) -> PathInfo:
+def host_nix_tools(store: Store, environ: Mapping[str, str]) -> PathInfo:
+    """As a store path that works at any place. Raises InterpreterNotFound."""
     found = shutil.which("nix", path=f"{environ.get('PATH', '')}:{_PLACES}")
     if found is None:
         raise InterpreterNotFound("neither the store nor this host has Nix", hint=_HINT)

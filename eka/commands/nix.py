@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -14,16 +15,24 @@ from eka.workbench import workbench
 
 if TYPE_CHECKING:
     from eka.fetching import Reach
+    from eka.named_daemon import NamedDaemon
     from eka.wanted import Wanted
     from eka_runtime.store.store import Store
     from eka_runtime.view.plan import ViewPlan
 
 _SOCKET = "/nix/daemon.sock"
+_TOOLS = "/nix/tools"
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--record", is_flag=True, help="Note the run in the ledger.")
 @click.option("--require-sandbox", is_flag=True, help="Refuse a weaker sandbox.")
+@click.option(
+    "--daemon",
+    "daemon_url",
+    metavar="URL",
+    help="Use a daemon that runs already, and its store: `unix:///SOCKET[?root=DIR]`.",
+)
 @click.argument("tool", metavar="COMMAND")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…")
 @grant_options
@@ -35,6 +44,7 @@ def command(
     arguments: tuple[str, ...],
     record: bool,
     require_sandbox: bool,
+    daemon_url: str | None,
 ) -> NoReturn:
     """Run a Nix COMMAND (nix-build, nix-instantiate, nix-store, nix …) over eka's store.
 
@@ -43,8 +53,13 @@ def command(
     """
     from eka.beside import served, with_socket
     from eka.launching import get_ready, require_full_sandbox
+    from eka.named_daemon import named_daemon
+
+    named = named_daemon(daemon_url, context.settings())
 
     def wanted(reach: Reach) -> tuple[Wanted, None]:
+        if named is not None:
+            return _wanted_at(named, asked, tool), None
         return _wanted(context, asked, tool, reach.store), None
 
     with get_ready(
@@ -52,6 +67,8 @@ def command(
     ) as (ready, _):
         if require_sandbox:
             require_full_sandbox(ready)
+        if named is not None:
+            os._exit(ready.start(arguments, context.output))
         with served(ready.store.layout, context.output.warning, workbench(context)) as place:
             status = ready.start(
                 arguments, context.output, change=lambda plan: with_socket(plan, place)
@@ -87,6 +104,46 @@ def _wanted(context: Context, asked: Asked, tool: str, store: Store) -> Wanted:
         keeper="nix",
         own_view=lambda opened: _view(context, opened),
     )
+
+
+def _wanted_at(named: NamedDaemon, asked: Asked, tool: str) -> Wanted:
+    """With the store of another daemon, in which nothing of ours is: Nix stands beside it."""
+    from eka.nix_tools import COMMANDS
+    from eka.wanted import Program, from_flags
+    from eka_runtime.errors import UsageError
+
+    stated = from_flags(asked.flags(), profile="nix")
+    if stated.packages:
+        raise UsageError(
+            f"`-p {stated.packages[0].text}` is in eka's store, and another daemon's is shown",
+            hint="drop `-p`, or use eka's own daemon: `--daemon own`",
+        )
+    home = stated.home or (("persistent", "eka nix") if _has_place_for_home(stated) else None)
+    path = (f"PATH={_TOOLS}/bin:/bin:/usr/bin", "eka nix")
+    return stated._replace(
+        program=Program((f"{_TOOLS}/bin/{tool}" if tool in COMMANDS else tool,), "eka nix"),
+        env=(path, *stated.env),
+        home=home,
+        # What is in a home has links into one store.
+        keeper=f"nix-{hashlib.blake2b(os.fsencode(named.store), digest_size=10).hexdigest()}",
+        own_view=lambda opened: _view_at(named, opened),
+    )
+
+
+def _view_at(named: NamedDaemon, store: Store) -> ViewPlan:
+    from eka.nix_tools import host_nix_tools
+    from eka_runtime.nix.path import STORE_DIR
+    from eka_runtime.view.bind import BindView
+    from eka_runtime.view.plan import ViewMount, ViewPlan
+
+    tools = host_nix_tools(store, os.environ)
+    BindView(store).check_out([tools])
+    mounts = (
+        ViewMount(os.fspath(named.socket), _SOCKET, False),
+        ViewMount(os.fspath(named.store), STORE_DIR, True),
+        ViewMount(os.fspath(store.layout.bind_view / tools.path.base), _TOOLS, True),
+    )
+    return ViewPlan("named", mounts, ())
 
 
 def _has_place_for_home(wanted: Wanted) -> bool:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -93,6 +97,76 @@ def test_an_interrupt_leaves_nothing(world: World, box: Path, home: Path) -> Non
         os.close(writing)
     assert process.returncode != 0
     assert os.listdir(world.place / "store" / "tmp") == []
+
+
+@contextmanager
+def _daemon_of_eka(world: World, box: Path) -> Iterator[str]:
+    """Another one, with a store of its own, in `box`."""
+    words = ("--json", "--store", box / "other", "daemon", "--socket", box / "socket")
+    with world.popen("eka", *words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            yield str(json.loads(process.stdout.readline())["url"])
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate()
+    verified = world.run("eka", "--store", box / "other", "store", "verify", "--deep")
+    assert verified.status == 0, verified.out
+
+
+@contextmanager
+def _daemon_of_nix(world: World, box: Path) -> Iterator[str]:
+    environ = {
+        "NIX_CONFIG": "build-users-group =\nsubstituters =",
+        "NIX_DAEMON_SOCKET_PATH": os.fspath(box / "socket"),
+        "NIX_REMOTE": f"local?root={box}/other",
+    }
+    require("nix-daemon")
+    with world.popen("nix-daemon", "--daemon", env=environ, stderr=subprocess.PIPE) as process:
+        try:
+            while not (box / "socket").is_socket():
+                assert process.poll() is None
+                os.sched_yield()
+            # Its name is there just before it listens.
+            while "refused" in str(_connects(box / "socket")):
+                os.sched_yield()
+            yield f"unix://{box}/socket?root={box}/other"
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+def _connects(place: Path) -> OSError | None:
+    with socket.socket(socket.AF_UNIX) as made:
+        try:
+            made.connect(os.fspath(place))
+        except OSError as error:
+            return error
+    return None
+
+
+@pytest.mark.parametrize("kind", [_daemon_of_eka, _daemon_of_nix])
+def test_a_daemon_that_runs_already(
+    world: World, box: Path, home: Path, kind: Callable[[World, Path], AbstractContextManager[str]]
+) -> None:
+    world.file(box / "source", box.name)
+    world.file(box / "read.nix", _READ_BACK)
+    words = ("--eval", "--strict", "--json", "--read-write-mode", "read.nix")
+    with kind(world, box) as url:
+        environ = {"XDG_DATA_HOME": os.fspath(home), "EKA_DAEMON": url}
+        done = world.run("eka", "nix", "--", "nix-instantiate", *words, cwd=box, env=environ)
+        assert done.out.decode().rstrip() == f'["added just now",true,"{box.name}"]', done.err
+        flag = ("eka", "nix", "--daemon", url, "--")
+        added = world.run(*flag, "nix-store", "--add", "source", cwd=box).out.decode().rstrip()
+        root = ("nix-store", "--realise", added, "--add-root", "result", "--indirect")
+        assert world.run(*flag, *root, cwd=box).status == 0
+        roots = world.run(*flag, "nix-store", "-q", "--roots", added, cwd=box).out.decode()
+        assert roots.rstrip() == f"{box}/result -> {added}"
+        # Nothing of that came into the store that is in force.
+        assert world.run("eka", "store", "info", added).status == 20
+        refused = world.run("eka", "nix", "-p", world.greet, *flag[2:], "nix-store")
+        assert refused.status == 2
+        assert b"another daemon's is shown" in refused.err
 
 
 def _opened_by(process: subprocess.Popen[bytes], fifo: Path) -> int:
