@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from eka.config import cache_dir, config_dir, load_settings, state_dir
+from eka import config
+from eka.config import ATOM_TABLES, cache_dir, config_dir, load_settings, state_dir
 from eka_runtime.errors import ConfigError
 
 
@@ -78,3 +79,10 @@ def test_services_are_a_table_of_strings(home: dict[str, str]) -> None:
     settings = load_settings(home)
     assert settings.services == {"url": "grpc+unix:/s", "blobs": "memory:"}
     assert "services" not in settings.origin
+
+
+def test_every_key_and_variable_is_written_down() -> None:
+    page = (Path(__file__).parents[3] / "spec" / "settings.md").read_text("utf-8")
+    tables = [f"[{name}]" for name in ("services", "caches", *ATOM_TABLES)]
+    for word in (*config._KEYS, *config._KEYS.values(), "record", *tables):
+        assert f"`{word}`" in page
