@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from eka_runtime.runtime.init import find_init
-from tests.containers import container, run
 from tests.host.conftest import busybox_bundle
+from tests.host.contained import container, run
 from tests.users import get_user
 
 START = """
