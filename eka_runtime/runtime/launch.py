@@ -154,13 +154,19 @@ def run_bundle(
 
 
 def default_state_directory(environ: Mapping[str, str]) -> Path:
-    """Where runtimes keep their state: $XDG_RUNTIME_DIR/eka, else below the cache."""
+    """Where runtimes keep their state: $XDG_RUNTIME_DIR/eka, else below the cache.
+
+    In /tmp if that has a long name: there may be sockets in it, whose paths must be short.
+    """
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     if runtime.startswith("/") and os.access(runtime, os.W_OK):
         return Path(runtime, "eka")
     cache = environ.get("XDG_CACHE_HOME", "")
     base = Path(cache) if cache.startswith("/") else Path(os.path.expanduser("~"), ".cache")
-    return base / "eka" / "run"
+    place = base / "eka" / "run"
+    if len(os.fsencode(place)) > _PATH_LIMIT:
+        return Path("/tmp", f"eka-{os.geteuid()}")
+    return place
 
 
 def _state_directory(path: Path, *, with_socket: bool) -> Path:
@@ -171,7 +177,7 @@ def _state_directory(path: Path, *, with_socket: bool) -> Path:
         raise HostError(f"the path of the state directory is too long: {absolute}", hint=hint)
     try:
         absolute.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = absolute.stat()
+        status = absolute.lstat()  # in /tmp others could have made a link of that name
     except OSError as error:
         raise HostError(f"cannot use the state directory `{absolute}`: {error.strerror}") from error
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:

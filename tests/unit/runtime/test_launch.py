@@ -303,6 +303,18 @@ def test_where_state_goes_by_default(tmp_path: Path) -> None:
     assert default_state_directory(relative) == home / ".cache" / "eka" / "run"
 
 
+def test_state_goes_where_names_are_short(tmp_path: Path) -> None:
+    deep = {"XDG_CACHE_HOME": os.fspath(tmp_path / ("x" * 100))}
+    assert default_state_directory(deep) == Path("/tmp", f"eka-{os.geteuid()}")
+
+
+def test_the_state_directory_is_no_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to("mine")
+    with pytest.raises(HostError, match="belongs to someone else"):
+        plan(bundle(), tmp_path, USER, state=tmp_path / "link")
+
+
 def test_what_dead_launchers_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
     log = tmp_path / "log"
     runtime = tmp_path / "runtime"
