@@ -1,8 +1,11 @@
-"""`builtin:fetchurl`: a file, or with `unpack` a NAR, from a URL, as `<nix/fetchurl.nix>` asks."""
+"""`builtin:fetchurl`: a file, or with `unpack` a NAR, from a URL, as `<nix/fetchurl.nix>` asks.
+
+Constraint: this runs in no sandbox, for derivations of anybody's. Of this machine's files only
+those of the derivation's inputs are read, which is what a builder in a sandbox could read.
+"""
 
 from __future__ import annotations
 
-import lzma
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,8 +20,10 @@ import urllib3
 
 from eka_runtime.build.task import Task
 from eka_runtime.build.unpack import unpack_nar
+from eka_runtime.cache.decompress import decompressing
 from eka_runtime.errors import BuilderFailed, BuildRefused, EkaError, FormatError
 from eka_runtime.nix.path import STORE_DIR
+from eka_runtime.nix.tokens import Read
 from eka_runtime.store.store import Store
 
 _TIMEOUT = urllib3.Timeout(connect=15, read=60)
@@ -33,23 +38,23 @@ def fetch(store: Store, task: Task, directory: Path, *, offline: bool) -> None:
         raise BuildRefused(f"`{task.path}` is no fixed output with a `url`, as fetchurl wants it")
     place = directory / output.base
     try:
-        with _opened(store, url, offline) as source:
+        with _opened(store, task, url, offline) as source:
             if env.get("unpack") == "1":
-                unpack_nar(_decompressed(url, source), place)
+                unpack_nar(_nar(url, source), place)
             else:
                 with open(place, "xb") as file:
                     shutil.copyfileobj(source, file, 1 << 20)
-    except (OSError, urllib3.exceptions.HTTPError, EkaError, EOFError, lzma.LZMAError) as error:
+    except (OSError, urllib3.exceptions.HTTPError, EkaError) as error:
         raise BuilderFailed(f"cannot fetch `{url}`: {error}") from error
     if env.get("executable") == "1":
         os.chmod(place, 0o755)
 
 
 @contextmanager
-def _opened(store: Store, url: str, offline: bool) -> Iterator[BinaryIO]:
+def _opened(store: Store, task: Task, url: str, offline: bool) -> Iterator[BinaryIO]:
     parts = urlsplit(url)
     if parts.scheme == "file":
-        with _opened_file(store, unquote(parts.path)) as file:
+        with _opened_file(store, task, unquote(parts.path)) as file:
             yield file
         return
     if parts.scheme not in ("http", "https"):
@@ -68,11 +73,10 @@ def _opened(store: Store, url: str, offline: bool) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _opened_file(store: Store, path: str) -> Iterator[BinaryIO]:
-    if not path.startswith(STORE_DIR + "/"):
-        with open(path, "rb") as file:
-            yield file
-        return
+def _opened_file(store: Store, task: Task, path: str) -> Iterator[BinaryIO]:
+    base = path.removeprefix(f"{STORE_DIR}/").partition("/")[0]
+    if base == path or base not in {info.path.base for info in task.inputs}:
+        raise FormatError(f"`{path}` is no input of the derivation")
     with TemporaryFile() as file:
         store.write_file(path, file.write)
         file.seek(0)
@@ -88,5 +92,8 @@ def _manager(url: str) -> urllib3.PoolManager:
     return urllib3.PoolManager(**options)  # type: ignore[arg-type]
 
 
-def _decompressed(url: str, source: BinaryIO) -> BinaryIO:
-    return lzma.open(source) if url.endswith(".xz") else source  # type: ignore[return-value]
+def _nar(url: str, source: BinaryIO) -> Read:
+    def read(size: int) -> bytes:
+        return source.read(size) or b""
+
+    return decompressing(read, "xz", f"`{url}`") if url.endswith(".xz") else read

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO
 
 from eka_runtime.nix.nar import NarReader, Read, parse_nar
 
@@ -39,6 +38,6 @@ class _Writer:
         return os.path.join(self._open[-1], name) if self._open else self._root
 
 
-def unpack_nar(source: BinaryIO, place: Path) -> None:
+def unpack_nar(read: Read, place: Path) -> None:
     """Raises NarError and OSError, with part of the tree there."""
-    parse_nar(NarReader(lambda size: source.read(size) or b""), _Writer(os.fsencode(place)))
+    parse_nar(NarReader(read), _Writer(os.fsencode(place)))
