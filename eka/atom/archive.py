@@ -8,19 +8,14 @@ in memory, so names can lead nowhere; sizes and counts are bounded. Permissions 
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import os
 import tarfile
 import tempfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
-from eka_runtime.errors import FormatError
+from eka_runtime.cache.decompress import decompressing
+from eka_runtime.errors import FormatError, ServiceError
 from eka_runtime.nix.hashes import NixHash
 from eka_runtime.nix.nar import HashingWriter, NarSink, NarWriter
 
@@ -29,6 +24,12 @@ MAX_BYTES = 1 << 35
 
 MAX_ENTRIES = 1 << 21
 _CHUNK = 1 << 18
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
 
 
 class _File(NamedTuple):
@@ -67,49 +68,30 @@ def hash_unpacked(archive: str | os.PathLike[str]) -> NixHash:
 def _read(archive: Path, contents: IO[bytes]) -> _Directory:
     top: _Directory = {}
     try:
-        with _decompressed(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+        with (
+            archive.open("rb") as raw,
+            tarfile.open(fileobj=cast(IO[bytes], _Plain(raw, archive.name)), mode="r|") as tar,
+        ):
             tar.errors = "surrogateescape"
             for count, member in enumerate(tar):
                 if count >= MAX_ENTRIES:
                     raise FormatError(f"the archive has more than {MAX_ENTRIES} entries")
                 _add(top, member, tar, contents)
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError) as error:
+    except ServiceError as error:
+        raise FormatError(str(error)) from error
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         raise FormatError(f"`{archive.name}` is not a readable tar archive: {error}") from error
     return top
 
 
-@contextmanager
-def _decompressed(archive: Path) -> Iterator[IO[bytes]]:
-    with archive.open("rb") as raw:
+class _Plain:
+    """What tarfile reads from: the archive, unpacked by what its first bytes say it is."""
+
+    def __init__(self, raw: IO[bytes], name: str) -> None:
         magic = raw.read(6)
         raw.seek(0)
-        if magic.startswith(b"\x28\xb5\x2f\xfd"):
-            import zstandard
-
-            # A window is memory: as much as zstd itself takes without being asked.
-            reader = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(raw)
-            with _zstd_errors():
-                yield cast(IO[bytes], reader)
-        elif magic.startswith(b"\x1f\x8b"):
-            yield cast(IO[bytes], gzip.GzipFile(fileobj=raw))
-        elif magic.startswith(b"BZh"):
-            with bz2.BZ2File(raw) as stream:
-                yield cast(IO[bytes], stream)
-        elif magic == b"\xfd7zXZ\0":
-            with lzma.LZMAFile(raw) as plain:
-                yield cast(IO[bytes], plain)
-        else:
-            yield raw
-
-
-@contextmanager
-def _zstd_errors() -> Iterator[None]:
-    import zstandard
-
-    try:
-        yield
-    except zstandard.ZstdError as error:
-        raise FormatError(f"the archive is damaged: {error}") from error
+        kinds = (kind for mark, kind in _MAGIC.items() if magic.startswith(mark))
+        self.read = decompressing(raw.read, next(kinds, "none"), f"`{name}`")
 
 
 def _add(top: _Directory, member: tarfile.TarInfo, tar: tarfile.TarFile, out: IO[bytes]) -> None:

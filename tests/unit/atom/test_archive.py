@@ -16,6 +16,7 @@ import zstandard
 
 from eka.atom.archive import hash_unpacked
 from eka_runtime.errors import FormatError
+from tests.archives import greedy_xz
 from tests.requirements import require
 
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
@@ -56,6 +57,12 @@ def test_the_hash_is_that_of_the_tree_in_nix(tmp_path: Path, compression: str) -
         archive = tmp_path / "archive"
         archive.write_bytes(COMPRESSIONS[compression](packed(root, format_)))
         assert hash_unpacked(archive).nix32() == f"sha256:{expected}"
+
+
+def test_a_decoder_that_wants_much_memory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "archive").write_bytes(greedy_xz())
+    with pytest.raises(FormatError, match=r"(?i)memory"):
+        hash_unpacked(tmp_path / "archive")
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
-import zlib
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from eka_runtime.nix.derivation import Derivation, Output
 from eka_runtime.nix.path import StorePath
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
+from tests.archives import greedy_xz
 from tests.stores import store
 
 __all__ = ["store"]
@@ -53,12 +52,3 @@ def test_unpacking_takes_little_memory(store: Store, tmp_path: Path) -> None:
     wanted = task(f"file://{added.path}", added, unpack="1")
     with pytest.raises(BuilderFailed, match=r"(?i)memory"):
         fetch(store, wanted, tmp_path, offline=True)
-
-
-def greedy_xz() -> bytes:
-    """Its header asks for a dictionary of 1 GiB (byte 4 of the block's, which has a checksum)."""
-    data = bytearray(lzma.compress(bytes(100)))
-    assert data[12:16] == b"\x02\x00\x21\x01"
-    data[16] = 36
-    data[20:24] = zlib.crc32(data[12:20]).to_bytes(4, "little")
-    return bytes(data)
