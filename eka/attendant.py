@@ -63,7 +63,8 @@ def _attend(work: Any, output: Output) -> None:
         assert addresses is not None  # or there would be no promises
         _say_ready()
         with open_services(addresses) as far, socket.socket(fileno=work["listening"]) as listening:
-            demand = _Demand(store, far)
+            # No file is larger than the NAR that it is in.
+            demand = _Demand(store, far, max((info.nar_size for info in infos), default=0))
             threading.Thread(target=_complete, args=(demand, infos, output), daemon=True).start()
             answer_all(listening, demand.bring)
 
@@ -71,11 +72,11 @@ def _attend(work: Any, output: Output) -> None:
 class _Demand:
     """What the program asks for, and since when it has not."""
 
-    def __init__(self, store: Store, far: Services) -> None:
+    def __init__(self, store: Store, far: Services, most: int) -> None:
         self.store = store
         self.far = far
-        self._blobs = LayeredBlobs(LocalServices.of(store).blobs, far.blobs)
-        self._guard = threading.Lock()
+        self._blobs = LayeredBlobs(LocalServices.of(store).blobs, far.blobs, most)
+        self._changed = threading.Condition()
         self._open = 0
         self._last = time.monotonic()
 
@@ -88,17 +89,18 @@ class _Demand:
             self._count(-1)
 
     def wait_for_quiet(self) -> None:
-        while (left := self._left()) > 0:
-            time.sleep(left)
-
-    def _count(self, change: int) -> None:
-        with self._guard:
-            self._open += change
-            self._last = time.monotonic()
+        with self._changed:
+            while self._open or self._left() > 0:
+                self._changed.wait(None if self._open else self._left())
 
     def _left(self) -> float:
-        with self._guard:
-            return QUIET if self._open else self._last + QUIET - time.monotonic()
+        return self._last + QUIET - time.monotonic()
+
+    def _count(self, change: int) -> None:
+        with self._changed:
+            self._open += change
+            self._last = time.monotonic()
+            self._changed.notify_all()
 
 
 def _complete(demand: _Demand, infos: list[PathInfo], output: Output) -> None:

@@ -24,11 +24,12 @@ from eka_runtime.errors import StoreCorrupt
 
 
 class LayeredBlobs:
-    """A WritableBlobs; writes go to near alone."""
+    """A WritableBlobs; writes go to near alone. Of far, blobs have `most` bytes at most."""
 
-    def __init__(self, near: WritableBlobs, far: BlobService) -> None:
+    def __init__(self, near: WritableBlobs, far: BlobService, most: int | None = None) -> None:
         self._near = near
         self._far = far
+        self._most = most
 
     def has(self, digest: B3Digest) -> bool:
         return self._near.has(digest) or self._far.has(digest)
@@ -42,13 +43,30 @@ class LayeredBlobs:
         if reader is None:
             return None
         with reader:
-            kept = self._near.put(reader.read)
+            kept = self._near.put(self._bounded(digest, reader.read))
         if kept != digest:
             raise StoreCorrupt(f"blob {digest}: the far service gave contents with digest {kept}")
         return require_blob(self._near, digest)
 
     def put(self, read: Read) -> B3Digest:
         return self._near.put(read)
+
+    def _bounded(self, digest: B3Digest, read: Read) -> Read:
+        if self._most is None:
+            return read
+        left = self._most
+
+        def take(size: int) -> bytes:
+            nonlocal left
+            data = read(size)
+            left -= len(data)
+            if left < 0:
+                raise StoreCorrupt(
+                    f"blob {digest}: the far service gives more than {self._most} bytes"
+                )
+            return data
+
+        return take
 
 
 class LayeredDirectories:

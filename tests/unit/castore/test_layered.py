@@ -51,6 +51,16 @@ def contents(blobs: LayeredBlobs, digest: B3Digest) -> bytes:
         return reader.read()
 
 
+def test_a_blob_of_far_may_be_bounded(
+    near: LocalServices, far: LocalServices, root: DirectoryNode
+) -> None:
+    large = B3Digest.of(b"x" * 200_000)
+    with pytest.raises(StoreCorrupt, match="more than 199999 bytes"):
+        LayeredBlobs(near.blobs, far.blobs, 199_999).open_read(large)
+    assert not near.blobs.has(large)
+    assert contents(LayeredBlobs(near.blobs, far.blobs, 200_000), large) == b"x" * 200_000
+
+
 def test_a_blob_of_far_is_kept_near(
     near: LocalServices, far: LocalServices, root: DirectoryNode
 ) -> None:
