@@ -11,9 +11,9 @@ import sys
 import threading
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from eka_runtime.closing import Closing
 from eka_runtime.errors import LaunchError
 from eka_runtime.runtime.planned import Plan
 
@@ -53,7 +53,7 @@ class Running:
         return None
 
 
-class Spawner:
+class Spawner(Closing):
     """May be used from several threads. A context manager, whose end is the end of all builds."""
 
     def __init__(self) -> None:
@@ -106,17 +106,6 @@ class Spawner:
         self._thread.join()
         self._socket.close()
         os.close(self._life)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _ask(self, kind: str, number: int, fds: tuple[int, ...]) -> None:
         try:

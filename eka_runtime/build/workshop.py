@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from eka_runtime.castore.removal import remove_tree
+from eka_runtime.closing import Closing
 from eka_runtime.oci.rootfs import RootfsEntry, write_entries
 from eka_runtime.store.layout import access_errors
 from eka_runtime.store.store import Store
@@ -48,7 +48,7 @@ class Place(NamedTuple):
         return self.root / "tmp"
 
 
-class Workshop:
+class Workshop(Closing):
     """One scheduler's; a context manager that leaves nothing behind."""
 
     def __init__(self, store: Store) -> None:
@@ -103,17 +103,6 @@ class Workshop:
     def close(self) -> None:
         remove_tree(self._root)
         os.close(self._lock)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _claim(self) -> tuple[Path, int]:
         while True:

@@ -17,8 +17,7 @@ import os
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple
 
 from blake3 import blake3
 
@@ -26,6 +25,7 @@ from eka_runtime.castore.database import Database
 from eka_runtime.castore.digest import DIGEST_SIZE, B3Digest
 from eka_runtime.castore.packs import Appender, PackReader, pack_name
 from eka_runtime.castore.placing import SHARD_LENGTH
+from eka_runtime.closing import Closing
 from eka_runtime.errors import StoreAccessError, StoreCorrupt
 from eka_runtime.nix import base32
 
@@ -63,7 +63,7 @@ class BlobRow(NamedTuple):
     stored: int | None = None
 
 
-class BlobFiles:
+class BlobFiles(Closing):
     """What is on disk, for those who have a row; needs no database.
 
     Methods raise StoreCorrupt for what is missing or too short, and StoreAccessError.
@@ -72,17 +72,6 @@ class BlobFiles:
     def __init__(self, directory: Path, packs: Path) -> None:
         self.directory = directory
         self.packs = PackReader(packs)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self.packs.close()

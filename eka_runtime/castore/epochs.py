@@ -17,13 +17,12 @@ import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from eka_runtime.castore.database import Database
+from eka_runtime.closing import Closing
 
 
-class Hold:
+class Hold(Closing):
     """Keeps everything that is there now from being removed; a context manager.
 
     Where the lock cannot be taken nothing is held: on read-only media nobody deletes. Who may only
@@ -43,17 +42,6 @@ class Hold:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _lock(self, file: Path) -> bool:
         try:

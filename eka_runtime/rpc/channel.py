@@ -12,9 +12,9 @@ import ssl
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, TypeVar
 
+from eka_runtime.closing import Closing
 from eka_runtime.errors import EkaError, FormatError, ServiceError, StoreCorrupt, UsageError
 from eka_runtime.rpc.address import ServiceUrl
 from eka_runtime.rpc.library import MAX_MESSAGE, ChannelOptions, grpc
@@ -158,7 +158,7 @@ def _pem(file: str) -> bytes:
         raise UsageError(f"cannot read `{file}`: {error.strerror}") from error
 
 
-class Incoming:
+class Incoming(Closing):
     """The messages of an answer: an iterator to be closed, which ends the call."""
 
     def __init__(
@@ -179,17 +179,6 @@ class Incoming:
 
     def close(self) -> None:
         self._stream.cancel()  # type: ignore[no-untyped-call]
-
-    def __enter__(self) -> Incoming:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Call(Protocol):

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from eka_runtime.castore.blobs import LocalBlobs
@@ -24,6 +23,7 @@ from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.directories import LocalDirectories
 from eka_runtime.castore.epochs import Hold
 from eka_runtime.castore.node import Node
+from eka_runtime.closing import Closing
 from eka_runtime.errors import InvalidStorePath, PathNotFound, StoreAccessError, StoreError
 from eka_runtime.nix.hashes import NixHash
 from eka_runtime.nix.nar import Read, Write
@@ -52,7 +52,7 @@ __all__ = ["Store", "default_store_dir"]
 Source = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
-class Store:
+class Store(Closing):
     """Made by `open`, which is the constructor; a context manager."""
 
     def __init__(self, layout: Layout, database: Database, *, writable: bool) -> None:
@@ -113,17 +113,6 @@ class Store:
         self.blobs.close()
         self.database.close()
         self.hold.close()
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def add_tree(
         self, source: Source, *, name: str | None = None, progress: Progress | None = None

@@ -21,6 +21,7 @@ MAX_LINES = 600
 # Imports go to a lower number, or to another package of the same number that does not import back.
 LAYERS = {
     "errors": 0,
+    "closing": 0,
     "linux": 0,
     "nix": 1,
     "castore": 2,
