@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import product, starmap
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,14 +195,21 @@ def every(who: Sequence[str], modes: Sequence[str]) -> list[Any]:
     return [pytest.param(each, id="-".join(each)) for each in combinations]
 
 
+@cache
+def cannot_execute(user: User, python: str) -> str:
+    """Why; "" if it can."""
+    done = user.run([python, "-ISE", "-c", ""])
+    return f"status {done.returncode}, {done.stderr.decode()}" if done.returncode else ""
+
+
 @contextmanager
 def make_box(wanted: Combination, rootfs: Path, source: Path) -> Iterator[Box]:
     label, mode, runtime = wanted
     require(runtime)
     user = get_user(label)
     python = os.path.realpath(sys.executable)
-    if user.run([python, "-ISE", "-c", ""]).returncode != 0:
-        lacking(f"{user.name} cannot execute {python}")
+    if refusal := cannot_execute(user, python):
+        lacking(f"{user.name} cannot execute {python}: {refusal}")
     place = Path(tempfile.mkdtemp(prefix=f"eka-host-{label}-"))
     place.chmod(0o755)
     (place / "rootfs").symlink_to(rootfs)
