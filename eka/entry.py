@@ -16,6 +16,10 @@ def main() -> NoReturn:
 
         encoding = sys.getfilesystemencoding()
         attempt([word.encode(encoding, "surrogateescape") for word in words])
+    elif words[:2] == ["store", "closure"]:
+        from eka import lookup
+
+        lookup.attempt(words[2:])
     from eka.cli import main as whole
 
     whole()

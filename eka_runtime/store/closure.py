@@ -16,15 +16,8 @@ from eka_runtime.castore.database import Database
 from eka_runtime.errors import StoreCorrupt
 from eka_runtime.nix.path import StorePath
 from eka_runtime.store.pathinfo import read_rows
+from eka_runtime.store.reach import CLOSURE, REACH
 
-# Roots come as one JSON array: a closure may have more of them than SQLite has parameters.
-_REACH = """
-    WITH RECURSIVE reach (id) AS (
-        SELECT path.id FROM json_each(?) AS root JOIN path ON path.hash = root.value
-        UNION
-        SELECT reference.reference FROM reach JOIN reference ON reference.referrer = reach.id
-    )
-"""
 _CHOSEN = """
     WITH chosen AS (SELECT path.id FROM json_each(?) AS one JOIN path ON path.hash = one.value)
 """
@@ -37,13 +30,12 @@ _EDGES = """
 
 def closure(database: Database, roots: Iterable[StorePath]) -> list[StorePath]:
     """The roots and all they refer to, directly or not, sorted."""
-    statement = _REACH + "SELECT hash, name FROM reach JOIN path USING (id) ORDER BY hash"
-    return [StorePath(*row) for row in _over(database, statement, roots)]
+    return [StorePath(*row) for row in _over(database, CLOSURE, roots)]
 
 
 def closure_size(database: Database, roots: Iterable[StorePath]) -> int:
     """Sum of the NAR sizes of the closure, as Nix counts it."""
-    statement = _REACH + "SELECT coalesce(sum(nar_size), 0) FROM reach JOIN path USING (id)"
+    statement = REACH + "SELECT coalesce(sum(nar_size), 0) FROM reach JOIN path USING (id)"
     ((size,),) = _over(database, statement, roots)
     return int(size)
 
@@ -71,7 +63,7 @@ def topological(database: Database, paths: Iterable[StorePath]) -> list[StorePat
 def why(database: Database, start: StorePath, goal: StorePath) -> list[StorePath]:
     """A shortest chain of references from `start` to `goal`, both included; [] without one."""
     statement = (
-        _REACH
+        REACH
         + _EDGES
         + "WHERE edge.referrer IN reach AND source.id <> target.id"
         + " ORDER BY source.hash, target.hash"
