@@ -60,4 +60,5 @@ def command(
     """
     from eka.realising import Options, realise
 
-    realise(context, targets or (".",), Options(**options), os.environ, configured.choices())
+    choices = configured.choices() if configured.stated else None
+    realise(context, targets or (".",), Options(**options), os.environ, choices)

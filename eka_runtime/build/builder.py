@@ -167,6 +167,9 @@ class Builder:
                 check_outputs(self._store, task.attributes, infos)
             if task.check:
                 return self._compare(task, infos)
+            if not self._settings.keep_failed:
+                # The commit waits for the disk, which need not see what goes anyway.
+                self._workshop.clear(place)
             outputs.commit(infos.values())
             if outputs.wrong is not None:
                 raise outputs.wrong

@@ -4,13 +4,16 @@
 looked at, and what lies across pieces is seen. Occurrences may overlap.
 
 Constraint: everything that is ever built goes through here, so the search is done by the methods of
-`bytes`. Digits become ones, everything else zeros. Of 32 digits in a row, four of every eighth byte
-are digits: in most data that is rare enough to tell where to look closer.
+`bytes`. Digits become ones, everything else zeros. Of 32 digits in a row, one of every 32nd byte is
+a digit, and four of every eighth: in most data one of these is rare enough to tell where to look
+closer. Where digits are everywhere (hexadecimal dumps), words of eight bytes are looked up instead.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 
 from eka_runtime.nix import base32
 from eka_runtime.nix.path import HASH_LENGTH, StorePath
@@ -19,10 +22,15 @@ Data = bytes | bytearray | memoryview
 
 _ONES = b"\1" * HASH_LENGTH
 _TABLE = bytes(1 if chr(byte) in base32.ALPHABET else 0 for byte in range(256))
-_STEP = 8
-_SAMPLE = b"\1" * (HASH_LENGTH // _STEP)
+_STEPS = (32, 8, 4)
 # Beyond one sample in so many, looking closer everywhere costs less.
-_RARE = 64
+_RARE = 256
+# Beyond one byte in so many within 32 digits in a row, so does looking up words.
+_DENSE = 8
+_LOOK = 1 << 14
+_WORD = 8
+# Of 32 bytes in a row, wherever they begin, the first word of three is among them as a whole.
+_EVERY = 3
 # Longer runs of digits (encoded data, a file of zeros) are searched for each hash instead.
 _LONG = 1 << 10
 
@@ -51,28 +59,57 @@ class Scanner:
 
     def _scan(self, data: bytes) -> None:
         for part in _suspects(data):
-            for start, end in _runs(part):
-                for needle in _occurring(part, start, end, self._sought):
-                    self._found.add(self._sought.pop(needle))
+            marks = part.translate(_TABLE)
+            if len(part) > _LONG and _share(marks, _ONES) * HASH_LENGTH * _DENSE > 1:
+                self._note(self._among_words(part))
+                continue
+            for start, end in _runs(marks):
+                self._note(_occurring(part, start, end, self._sought))
+
+    def _note(self, needles: Iterable[bytes]) -> None:
+        for needle in needles:
+            self._found.add(self._sought.pop(needle))
+
+    def _among_words(self, data: bytes) -> list[bytes]:
+        words = memoryview(data)[: len(data) // _WORD * _WORD].cast("Q")
+        if self._words.isdisjoint(words[::_EVERY]):
+            return []
+        return [needle for needle in self._sought if needle in data]
+
+    @cached_property
+    def _words(self) -> frozenset[int]:
+        """Those that one of every three in a row may be, where one of the hashes is."""
+        starts = range(_WORD * _EVERY)
+        words = (needle[at : at + _WORD] for needle in self._sought for at in starts)
+        return frozenset(int.from_bytes(word, sys.byteorder) for word in words)
 
 
 def _suspects(data: bytes) -> Iterator[bytes]:
     """Parts in which 32 digits may follow each other, some of them more than once."""
-    marks = data[_STEP - 1 :: _STEP].translate(_TABLE)
-    if marks.count(_SAMPLE) * _RARE > len(marks):
+    for step in _STEPS:
+        marks = data[step - 1 :: step].translate(_TABLE)
+        sample = b"\1" * (HASH_LENGTH // step)
+        if _share(marks, sample) * _RARE <= 1:
+            break
+    else:
         yield data
         return
-    at = marks.find(_SAMPLE)
+    at = marks.find(sample)
     while at >= 0:
         end = marks.find(b"\0", at)
         end = len(marks) if end < 0 else end
-        yield data[at * _STEP : end * _STEP + _STEP]
-        at = marks.find(_SAMPLE, end)
+        yield data[at * step : end * step + step]
+        at = marks.find(sample, end)
 
 
-def _runs(data: bytes) -> Iterator[tuple[int, int]]:
+def _share(marks: bytes, sample: bytes) -> float:
+    """How many times one stands in so many marks, by a look at the middle."""
+    middle = marks[len(marks) // 2 :][:_LOOK]
+    return middle.count(sample) / (len(middle) or 1)
+
+
+def _runs(marks: bytes) -> Iterator[tuple[int, int]]:
     """Where 32 and more digits follow each other."""
-    marks = data.translate(_TABLE)
     start = marks.find(_ONES)
     while start >= 0:
         end = marks.find(b"\0", start + HASH_LENGTH)

@@ -25,7 +25,8 @@ _Item = tuple[_Data, Callable[[], None] | None]
 class StreamHash:
     """`update` in order from one thread, then `digest`; leaving the context ends the thread.
 
-    `also` gets everything that is hashed, in order, in whatever thread.
+    `also` gets everything that is hashed, in order, in the thread that calls `update`: this one's
+    is for what sets the pace.
     """
 
     def __init__(self, also: Callable[[_Data], object] | None = None) -> None:
@@ -49,9 +50,11 @@ class StreamHash:
     def update(self, data: _Data, done: Callable[[], None] | None = None) -> None:
         """`data` must not change before `done` was called, in whatever thread."""
         self.size += len(data)
+        if self._also is not None:
+            self._also(data)
         if self._thread is None:
             if self.size < _INLINE:
-                self._take(data)
+                self._hash.update(data)
                 if done:
                     done()
                 return
@@ -64,15 +67,10 @@ class StreamHash:
         self._join()
         return self._hash.digest()
 
-    def _take(self, data: _Data) -> None:
-        self._hash.update(data)
-        if self._also is not None:
-            self._also(data)
-
     def _run(self) -> None:
         while item := self._queue.get():
             data, done = item
-            self._take(data)
+            self._hash.update(data)
             if done:
                 done()
 

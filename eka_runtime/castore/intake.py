@@ -5,7 +5,8 @@ more than the cost of those, so small files, which are appended to a pack, are t
 business. Files from INLINE_MAX on are written by a pool. Files from LARGE on
 come in chunks that are read and hashed here, written by one other thread, and hashed for the NAR by
 a third (`hashing.py`), all from one buffer; SHA-256 then sets the pace. From DIRECT_MIN on writes
-bypass the page cache, which halves their cost and leaves the cache to others.
+bypass the page cache, which halves their cost and leaves the cache to others. A file that is given
+away is linked (`adopt`): the kernel writes it while it is hashed.
 
 What is in flight is bounded: CHUNKS chunks, and PENDING files below LARGE.
 """
@@ -29,6 +30,7 @@ from eka_runtime.castore.batch import Batch, BlobWriter
 from eka_runtime.castore.blobs import PACKED_MAX, BlobRow
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.errors import StoreError
+from eka_runtime.linux.syscalls import begin_writing
 
 INLINE_MAX = 1 << 17
 LARGE = 1 << 20
@@ -77,11 +79,15 @@ class Intake:
         while self._pending:
             self._pending.popleft().result()
 
-    def add(self, data: bytes, executable: bool) -> B3Digest:
+    def add(self, data: bytes, executable: bool, adopted: int | None = None) -> B3Digest:
+        """`adopted`: a descriptor of the file, if it may become the blob itself."""
         digest = B3Digest.of(data)
         if len(data) < PACKED_MAX:
             self._batch.offer(digest, data)
         elif not self._batch.knows(digest, len(data)):
+            if adopted is not None:
+                self._batch.adopt(adopted, digest, len(data), executable)
+                return digest
             if len(data) < INLINE_MAX:
                 self._batch.put(digest, data, executable)
                 return digest
@@ -102,14 +108,13 @@ class Intake:
         self, fd: int, size: int, executable: bool, fill: Fill, tees: Sequence[Tee] = ()
     ) -> B3Digest:
         """As `stream`, for a file that nobody writes to any more: it becomes the blob itself."""
+        self._write_early(fd)
         hasher = blake3()
         position = 0
         while position < size:
             chunk = self._free_chunk()
             view = chunk.view[: size - position]
             fill(view)
-            # The kernel begins to write what `Batch.sync` would otherwise have to wait for.
-            os.posix_fadvise(fd, position, len(view), os.POSIX_FADV_DONTNEED)
             hasher.update(view)
             self._hand_out(chunk, view, None, tees)
             position += len(view)
@@ -117,6 +122,12 @@ class Intake:
         if not self._batch.knows(digest, size):
             self._batch.adopt(fd, digest, size, executable)
         return digest
+
+    def _write_early(self, fd: int) -> None:
+        """The kernel begins to write what `Batch.sync` would otherwise have to wait for. Where the
+        disk's queue is full this waits, while we go on."""
+        own = os.dup(fd)
+        self._disk.submit(begin_writing, own).add_done_callback(lambda done: os.close(own))
 
     def _stream(
         self, size: int, executable: bool, fill: Fill, tees: Sequence[Tee], known: _KnownBlob

@@ -17,6 +17,7 @@ from typing import NamedTuple, Self
 
 from eka_runtime.castore.assembly import Assembly
 from eka_runtime.castore.batch import Batch
+from eka_runtime.castore.blobs import PACKED_MAX
 from eka_runtime.castore.descent import Descent
 from eka_runtime.castore.hashing import StreamHash
 from eka_runtime.castore.intake import LARGE, Intake
@@ -191,7 +192,8 @@ class TreeReader:
             self._nar_hash.update(data)
         if content_hash is not None:
             content_hash.update(data)
-        return FileNode(self._intake.add(data, executable), size, executable)
+        adopted = fd if size >= PACKED_MAX and self._adopts(fd) else None
+        return FileNode(self._intake.add(data, executable, adopted), size, executable)
 
     def _large(
         self, name: bytes, fd: int, size: int, executable: bool, content_hash: StreamHash | None
@@ -199,13 +201,16 @@ class TreeReader:
         self._flush()
         tees = [self._nar_hash.update] + ([content_hash.update] if content_hash else [])
         fill = partial(self._fill, name, fd)
-        if self._adopting is not None and self._adopting.adopts(fd):
+        if self._adopts(fd):
             digest = self._intake.adopt(fd, size, executable, fill, tees)
         else:
             digest = self._intake.stream(size, executable, fill, tees)
         if os.read(fd, 1):
             raise self._changed(name)
         return FileNode(digest, size, executable)
+
+    def _adopts(self, fd: int) -> bool:
+        return self._adopting is not None and self._adopting.adopts(fd)
 
     def _fill(self, name: bytes, fd: int, view: memoryview) -> None:
         while view:

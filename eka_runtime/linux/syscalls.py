@@ -27,6 +27,7 @@ FALLOC_FL_PUNCH_HOLE = 0x02
 MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 SYS_OPENAT2 = 437
+SYNC_FILE_RANGE_WRITE = 2
 AT_FDCWD = -100
 RESOLVE_NO_SYMLINKS = 0x04
 
@@ -58,6 +59,14 @@ def syncfs(fd: int) -> None:
     _check("syncfs", _libc().syncfs(fd))
 
 
+def begin_writing(fd: int) -> None:
+    """Makes the kernel begin to write what is dirty of a file, and waits for none of it.
+
+    Advice: nothing happens where that is not known.
+    """
+    _libc().sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE)
+
+
 def punch_hole(fd: int, start: int, size: int) -> None:
     """Gives the blocks of a range back; it reads as zeros. The size of the file stays."""
     flags = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
@@ -87,6 +96,7 @@ def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     text = ctypes.c_char_p
     libc.mount.argtypes = (text, text, text, ctypes.c_ulong, text)
+    libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
     return libc
 

@@ -52,6 +52,14 @@ def test_a_hash_within_a_longer_run_of_digits() -> None:
         assert scan([b" " + run + A.hash.encode() + run]) == {A}
 
 
+@given(st.integers(0, 100), st.integers(0, 2000), st.integers(0, 40))
+def test_a_hash_among_nothing_but_digits(before: int, after: int, more: int) -> None:
+    dump = (bytes(range(256)) * 8).hex().replace("e", "f").encode()
+    data = b" " * before + dump[:after] + b"." + dump + A.hash.encode() + dump[: after + more]
+    assert scan([data]) == {A}
+    assert scan([data.replace(A.hash.encode(), A.hash[:-1].encode() + b"2")]) == set()
+
+
 def test_views_are_taken_as_they_are() -> None:
     buffer = bytearray(A.hash.encode())
     scanner = Scanner(PATHS)

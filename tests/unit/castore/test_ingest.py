@@ -447,6 +447,7 @@ def test_a_file_that_is_given_away_becomes_the_blob(tmp_path: Path) -> None:
     source.mkdir()
     (source / "large").write_bytes(b"large" * LARGE)
     (source / "again").write_bytes(b"large" * LARGE)
+    (source / "middle").write_bytes(b"m" * PACKED_MAX)
     (source / "small").write_bytes(b"small")
     with Castore.open(tmp_path / "castore") as castore:
         expected = castore.add_tree(source)
@@ -455,6 +456,7 @@ def test_a_file_that_is_given_away_becomes_the_blob(tmp_path: Path) -> None:
         assert adopted == expected
         statuses = [(source / name).stat() for name in ("large", "again")]
         assert sorted(status.st_nlink for status in statuses) == [1, 2]
+        assert (source / "middle").stat().st_nlink == 2
         shutil.rmtree(source)
         castore.check()
 
