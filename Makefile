@@ -2,7 +2,8 @@
 # .venv lives in the checkout; its interpreter is one that every user of the machine may execute.
 
 PYTHON := .venv/bin/python
-STAMP := .venv/.installed
+# Where nothing may be skipped, more is installed.
+STAMP := .venv/.installed$(if $(EKA_TEST_REQUIRE_ALL),-all)
 
 .PHONY: setup demo test lint bench schemas clean
 

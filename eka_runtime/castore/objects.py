@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from eka_runtime.castore.bucket_errors import bucket_error, is_missing_bucket
 from eka_runtime.errors import (
     MissingExtra,
-    ServiceError,
     StoreAccessError,
     StoreCorrupt,
     UsageError,
@@ -279,8 +279,12 @@ class RemoteObjects:
         # Not a conditional put: few services besides Amazon's have that.
         if not replace and self.head(key) is not None:
             return
-        with _service_errors():
-            self._obstore.put(self._store, key, content)
+        try:
+            with _service_errors():
+                self._obstore.put(self._store, key, content)
+        except FileNotFoundError as error:
+            # Of an object that is being written: some service does not say that it is the bucket.
+            raise bucket_error(key, error) from error
 
     def list(self, prefix: str) -> Iterator[str]:
         with _service_errors():
@@ -314,15 +318,17 @@ class _Download(io.RawIOBase):
 
 @contextmanager
 def _service_errors() -> Iterator[None]:
+    """ServiceError for all but an object that is not there, which is FileNotFoundError."""
     from obstore.exceptions import BaseError
 
     try:
         yield
     except BaseError as error:
-        raise ServiceError(
-            _first_line(error),
-            hint="check the network, and the URL with its options",
-        ) from error
+        raise bucket_error("the object store", error) from error
+    except FileNotFoundError as error:
+        if is_missing_bucket(error):
+            raise bucket_error("the object store", error) from error
+        raise
 
 
 def _remote(shown: str, options: Mapping[str, str]) -> Objects:
@@ -335,7 +341,7 @@ def _remote(shown: str, options: Mapping[str, str]) -> Objects:
         ) from None
     url = shown.removeprefix(_PREFIX)
     client, config = _divided(options)
-    if url.startswith("http:"):
+    if url.startswith("http:") or _endpoint(config).startswith("http:"):
         client.setdefault("allow_http", "true")
     if url.startswith("http") and config:
         raise UsageError(f"{shown}: unknown options: {', '.join(config)}")
@@ -350,6 +356,13 @@ def _remote(shown: str, options: Mapping[str, str]) -> Objects:
     except (BaseError, ValueError) as error:
         raise UsageError(f"{shown}: {_first_line(error)}") from error
     return RemoteObjects(store)
+
+
+def _endpoint(config: Mapping[str, str]) -> str:
+    """Of S3, if one was named: by an option, or a variable that the library reads itself."""
+    named = [config.get(name) for name in ("aws_endpoint", "aws_endpoint_url", "endpoint")]
+    named += [os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT")]
+    return next(filter(None, named), "")
 
 
 def _divided(options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
