@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eka.cli import main
+from eka.entry import whole
 
 if __name__ == "__main__":
-    main()
+    whole()

@@ -8,6 +8,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+GARBAGE = 50_000
+"""Objects beyond those freed at once, after which Python looks for cycles; by default 700."""
+
 
 def main() -> NoReturn:
     words = sys.argv[1:]
@@ -20,6 +23,15 @@ def main() -> NoReturn:
         from eka import lookup
 
         lookup.attempt(words[2:])
-    from eka.cli import main as whole
-
     whole()
+
+
+def whole() -> NoReturn:
+    """Without trying."""
+    import gc
+
+    # Imports make objects to stay, and looking through them for garbage is a twentieth of a start.
+    gc.set_threshold(GARBAGE)
+    from eka.cli import main
+
+    main()

@@ -38,6 +38,8 @@ class Repository(NamedTuple):
     @classmethod
     def discover(cls, directory: str | os.PathLike[str]) -> Repository | None:
         """The one around `directory`. Raises GitError for one that git does not trust."""
+        if not _may_be_inside(directory):
+            return None
         done = try_git(
             directory,
             "rev-parse",
@@ -81,7 +83,7 @@ class Repository(NamedTuple):
         return done.stdout.decode().strip() if done.returncode == 0 else None
 
     def genesis(self, commit: str) -> str:
-        """The root commit that identifies the set. Raises GitError."""
+        """The root commit that identifies the set, as seen from a revision. Raises GitError."""
         if self.shallow or (self.git_dir / "info/grafts").exists():
             kind = "shallow clone" if self.shallow else "grafted repository"
             raise GitError(
@@ -111,6 +113,14 @@ class Repository(NamedTuple):
         return parse_entries(self.git("ls-tree", "-r", "-z", "--full-tree", treeish))
 
 
+def _may_be_inside(directory: str | os.PathLike[str]) -> bool:
+    """Whether git, a process that takes milliseconds, has to be asked: it looks for `.git` upward,
+    and for the HEAD of a bare repository."""
+    place = Path(os.path.realpath(directory))
+    above = (place, *place.parents)
+    return any(os.path.lexists(one / name) for one in above for name in (".git", "HEAD"))
+
+
 def parse_entries(listing: bytes) -> Iterator[Entry]:
     """Of `git ls-tree -z`."""
     for line in listing.split(b"\0"):
@@ -121,7 +131,10 @@ def parse_entries(listing: bytes) -> Iterator[Entry]:
 
 
 def find_root(directory: str | os.PathLike[str], commit: str) -> str:
-    """The genesis as seen from `commit`; the walk is only needed where there are several roots."""
+    """The genesis as seen from a revision; the walk is only needed where there are several roots.
+
+    Raises GitError, also for what is no commit.
+    """
     found = run_git(directory, "rev-list", "--max-parents=0", "--end-of-options", commit, "--")
     roots = found.decode().split()
     if len(roots) == 1:
@@ -140,7 +153,7 @@ def find_root(directory: str | os.PathLike[str], commit: str) -> str:
     for line in listing.decode().splitlines():
         own, time, *above = line.split()
         times[own], parents[own] = int(time), above
-    return find_genesis(commit, times.__getitem__, parents.__getitem__)
+    return find_genesis(next(iter(times)), times.__getitem__, parents.__getitem__)
 
 
 def atom_commit_body(tree: str, origin: str, label: str, version: str) -> bytes:

@@ -17,7 +17,7 @@ from eka.atom.manifest import Package, parse_package
 from eka.atom.repository import Repository
 from eka.atom.set_file import FILE, SetFile, parse_set_file
 from eka.atom.toml_file import SIZE_LIMIT, read_bytes
-from eka_runtime.errors import ManifestError, UsageError
+from eka_runtime.errors import GitError, ManifestError, UsageError
 
 
 class Member(NamedTuple):
@@ -41,7 +41,20 @@ class LocalSet(NamedTuple):
         """Raises GitError where nothing is committed yet, or the history is not whole."""
         if self.repository is None:
             return NO_GENESIS
-        return self.repository.genesis(self.repository.commit("HEAD"))
+        try:
+            return self.repository.genesis("HEAD")
+        except GitError:
+            self.repository.commit("HEAD")  # says so where there is none yet
+            raise
+
+    def genesis_or_none(self) -> str:
+        """As `genesis`, and NO_GENESIS where nothing is committed yet. Raises GitError."""
+        try:
+            return self.genesis()
+        except GitError:
+            if self.repository is None or self.repository.ref("HEAD") is not None:
+                raise
+            return NO_GENESIS
 
 
 def find_set_root(directory: Path) -> tuple[Path, Repository | None] | None:

@@ -20,7 +20,6 @@ from eka.atom.lock import LockedAtom
 from eka.atom.manifest import FILE as MANIFEST
 from eka.atom.manifest import read_manifest
 from eka.atom.remote import list_set
-from eka.atom.sets import find_set_root
 from eka.atom.settings import load_atom_settings
 from eka.atom.uri import AtomUri, parse_uri
 from eka.atom.version import sort_key
@@ -120,8 +119,7 @@ class Evaluation(NamedTuple):
         places = {os.fsdecode(path) for one in found.scans for path in one.stamps}
         above = (target.place, *target.place.parents)
         places |= {os.fspath(directory / "ekala.toml") for directory in above}
-        for label in find_local_set(target.directory).atoms.values():
-            places.add(os.fspath(label / MANIFEST))
+        places |= set(self.graph.members)
         if self.sandbox.settings.evaluator in (None, "nix"):
             places |= host_nix.files_of(os.environ)
         return tuple(sorted(places))
@@ -296,5 +294,4 @@ def _planned(one: object) -> Planned:
 
 
 def sources_of(store: Store, base: Path, say: Say, *, offline: bool) -> Sources:
-    found = find_set_root(base)
-    return StoreSources(store, found[0] if found else base, offline, say)
+    return StoreSources(store, base, offline, say)

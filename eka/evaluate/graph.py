@@ -167,7 +167,8 @@ class _Building:
     def _made(self, key: str) -> Graph:
         assert self._config is not None
         stored = tuple(sorted(self._stored))
-        return Graph(key, self._atoms, self._pins, self._get, self._config, (), stored)
+        members = tuple(os.fspath(place / MANIFEST) for place in self._local.atoms.values())
+        return Graph(key, self._atoms, self._pins, self._get, self._config, (), stored, members)
 
     def _atom(self, tree: _Tree, locked: LockedAtom | None) -> str:
         if tree.key in self._numbers:

@@ -70,7 +70,8 @@ class AtomNode(NamedTuple):
 class Graph(NamedTuple):
     """A closure of atoms. `root` is a key of `atoms`, or a file in `sources` for what is no atom.
 
-    `sources` are directories that are no atoms: (host, inside).
+    `sources` are directories that are no atoms: (host, inside). `members` are the manifests of the
+    local set, which decide what its labels mean.
     """
 
     root: str
@@ -80,6 +81,7 @@ class Graph(NamedTuple):
     config: Config
     sources: tuple[tuple[str, str], ...] = ()
     stored: tuple[StorePath, ...] = ()
+    members: tuple[str, ...] = ()
 
     @property
     def atom(self) -> AtomNode | None:

@@ -23,7 +23,6 @@ from typing import IO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from eka.atom.cache import AtomCache, export_tree
-from eka.atom.identity import NO_GENESIS
 from eka.atom.lock import LockedAtom, LockedFile, LockedGit
 from eka.atom.set_file import FILE
 from eka.atom.sets import find_set_root, load_set
@@ -41,10 +40,10 @@ Say = Callable[[str], None]
 
 
 class StoreSources(NamedTuple):
-    """Sources for one open store. Relative mirrors start at `base`; `say` tells of fetching."""
+    """Sources for one open store, of an atom at `directory`; `say` tells of fetching."""
 
     store: Store
-    base: Path
+    directory: Path
     offline: bool
     say: Say
 
@@ -81,11 +80,16 @@ class StoreSources(NamedTuple):
             return None
         return bytes(found)
 
+    def _base(self) -> Path:
+        """Where relative mirrors start."""
+        found = find_set_root(self.directory)
+        return found[0] if found else self.directory
+
     def _cache(self) -> Path:
-        return load_atom_settings(os.environ, self.base).cache
+        return load_atom_settings(os.environ, self._base()).cache
 
     def _atoms(self) -> AtomCache:
-        return AtomCache(self._cache(), self.base, offline=self.offline)
+        return AtomCache(self._cache(), self._base(), offline=self.offline)
 
     def _fetch(self, locked: LockedAtom, mirrors: Iterable[str]) -> str:
         self.say(f"fetching the atom `{locked.label}` {locked.version}")
@@ -94,16 +98,16 @@ class StoreSources(NamedTuple):
     def _commit(self, locked: LockedGit) -> str:
         from eka.atom.cache import fetch_ref
 
-        repository = self._atoms().repository()
+        base, repository = self._base(), self._atoms().repository()
         if repository.tree(locked.rev) is None:
             if self.offline:
                 raise GitError(f"`{locked.name}` was never fetched, and this is offline")
             self.say(f"fetching `{locked.name}` from {locked.url}")
             try:
-                fetch_ref(repository, locked.url, locked.rev, self.base)
+                fetch_ref(repository, locked.url, locked.rev, base)
             except GitError:
                 # Some servers give out named commits only.
-                fetch_ref(repository, locked.url, "HEAD", self.base, depth=None)
+                fetch_ref(repository, locked.url, "HEAD", base, depth=None)
             repository.git("update-ref", f"refs/eka-pins/{locked.rev}", locked.rev)
         return locked.rev
 
@@ -152,10 +156,7 @@ def find_local_set(directory: Path) -> LocalSet:
         found = place, None
     local = load_set(*found)
     atoms = {label: local.root / member.path for label, member in local.members.items()}
-    genesis = NO_GENESIS
-    if local.repository is not None and local.repository.ref("HEAD") is not None:
-        genesis = local.genesis()
-    return LocalSet(genesis, atoms)
+    return LocalSet(local.genesis_or_none(), atoms)
 
 
 def _name_of(url: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +29,8 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"error: no benchmark {', '.join(sorted(unknown))}; there are {BENCHMARKS}")
         return 2
+    # Where this is set, every start of a checkout would compile eka; installed, it is compiled.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     results: dict[str, object] = {}
     output = Path("bench-results.json").absolute()
     for name in names or BENCHMARKS:

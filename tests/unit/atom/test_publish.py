@@ -10,7 +10,7 @@ import pytest
 
 from eka.atom import initialize, publish
 from eka.atom.cache import AtomCache, export_tree, parse_atom_commit
-from eka.atom.identity import atom_id
+from eka.atom.identity import NO_GENESIS, atom_id
 from eka.atom.lock import LockedSource
 from eka.atom.repository import AtomRefs, Repository, atom_commit_body
 from eka.atom.sets import open_set
@@ -167,6 +167,28 @@ def test_a_foreign_remote_is_refused(published: Repo, place: Path) -> None:
     foreign.git("update-ref", "refs/ekala/init", "HEAD")
     with pytest.raises(AtomMismatch, match="its history begins at"):
         plan_of(published)
+
+
+def test_git_is_not_asked_where_it_has_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "plain").mkdir()
+    bare = Repo.make(place / "bare.git", bare=True)
+    monkeypatch.setenv("PATH", os.fspath(place))  # where there is no git
+    assert Repository.discover(place / "plain") is None
+    with pytest.raises(GitError, match="not installed"):
+        Repository.discover(bare.path / "refs")
+
+
+def test_a_genesis_needs_a_commit(place: Path) -> None:
+    repo = Repo(place)
+    repo.git("init", "--quiet")
+    repo.write({"ekala.toml": "[set]\npackages = []\n"})
+    local = open_set(place)
+    assert local.genesis_or_none() == NO_GENESIS
+    with pytest.raises(GitError, match="names no commit"):
+        local.genesis()
+    assert repo.commit({}) == local.genesis() == local.genesis_or_none()
 
 
 def test_shallow_clones_are_refused(published: Repo, place: Path) -> None:
