@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
+from eka_runtime.build.workbench import Workbench
 from eka_runtime.cache.supply import Supply
 from eka_runtime.daemon.protocol import (
     CLIENT_MAGIC,
@@ -98,14 +99,26 @@ class Client:
 
 @contextmanager
 def served(
-    root: Path, place: Path, *, reports: list[str] | None = None, supply: Supply | None = None
+    root: Path,
+    place: Path,
+    *,
+    reports: list[str] | None = None,
+    supply: Supply | None = None,
+    workbench: Callable[[], Workbench] | None = None,
 ) -> Iterator[Path]:
     """A server of the store in this process; it must have nothing to report, unless asked for."""
     said: list[str] = [] if reports is None else reports
     with Store.open(root) as store:
         layout = store.layout
     with listening(place) as made, growing(layout) as view:
-        server = Server(lambda: Store.open(root), made, said.append, view=view, supply=supply)
+        server = Server(
+            lambda: Store.open(root),
+            made,
+            said.append,
+            view=view,
+            supply=supply,
+            workbench=workbench,
+        )
         thread = threading.Thread(target=server.serve)
         thread.start()
         try:

@@ -1,8 +1,9 @@
 """Broken requests for the daemon: recorded ones, damaged byte by byte, and a loop that feeds them.
 
 By hand, for as long as one likes: `python -m tests.unit.daemon.fuzz SECONDS [SEED]`. Each damaged
-stream is one connection to one store. Nothing but NarError and ClientGone may come out, what is
-answered is bounded, memory is too, and at the end the store verifies to the last byte.
+stream is one connection to one store, whose daemon builds, and fetches from a binary cache of what
+was recorded. Nothing but NarError and ClientGone may come out, what is answered is bounded, memory
+is too, and at the end the store verifies to the last byte.
 """
 
 from __future__ import annotations
@@ -13,20 +14,31 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from struct import Struct
 
+from eka_runtime.build.workbench import Workbench
+from eka_runtime.cache.access import Access
+from eka_runtime.cache.files import DirectoryFiles
+from eka_runtime.cache.settings import CacheSettings
+from eka_runtime.cache.supply import Supply
+from eka_runtime.cache.upload import How, missing_in, prepare_cache, upload
 from eka_runtime.daemon.peer import ClientGone
 from eka_runtime.daemon.protocol import CLIENT_MAGIC, Op
 from eka_runtime.daemon.session import Session
 from eka_runtime.errors import NarError
+from eka_runtime.nix.path import StorePath
+from eka_runtime.nix.signing import SecretKey
 from eka_runtime.nix.tokens import u64
 from eka_runtime.store.store import Store
 from eka_runtime.view.live import growing
 from tests.stores import assert_clean
 from tests.unit.castore.local import temporary
+from tests.unit.daemon.benches import workbench
+from tests.unit.daemon.client import Client, served
 from tests.unit.daemon.recorded import recordings
+from tests.unit.daemon.replayed import infos, seed
 
 _U64 = Struct("<Q")
 _INTERESTING = (0, 1, 7, 8, 255, 1 << 16, 1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
@@ -77,7 +89,15 @@ def is_harmless(data: bytes) -> bool:
     return u64(Op.AddPermRoot) not in data
 
 
-def feed(root: Path, view: Callable[[Store], object], data: bytes, *, trusted: bool = True) -> int:
+def feed(
+    root: Path,
+    view: Callable[[Store], object],
+    data: bytes,
+    *,
+    trusted: bool = True,
+    workbench: Callable[[], Workbench] | None = None,
+    supply: Supply | None = None,
+) -> int:
     """The number of bytes that were answered. Raises what must not be raised."""
     answered = 0
 
@@ -94,6 +114,8 @@ def feed(root: Path, view: Callable[[Store], object], data: bytes, *, trusted: b
         trusted=trusted,
         view=view,  # type: ignore[arg-type]
         pausing=lambda: False,
+        workbench=workbench,
+        supply=supply,
     )
     with suppress(NarError, ClientGone):
         session.serve()
@@ -108,26 +130,54 @@ def streams(seed: int) -> Iterator[bytes]:
             yield data
 
 
-def main(seconds: float, seed: int) -> None:
+@contextmanager
+def supplied(place: Path) -> Iterator[Supply]:
+    """From a signed binary cache, in `place`, of what recordings have the contents of."""
+    key = SecretKey("fuzz-1", bytes(32))
+    files = DirectoryFiles(place / "cache")
+    files.directory.mkdir()
+    done: set[str] = set()
+    with served(place / "far", place / "socket") as socket, Client(socket) as client:
+        for path in infos():
+            seed(client, path, done)
+    with Store.open(place / "far") as far:
+        prepare_cache(files)
+        paths = [StorePath.parse(path) for path in done]
+        upload(far, files, missing_in(files, far, paths), How("none", keys=(key,)))
+    settings = CacheSettings((files.name,), (str(key.public),))
+    with closing(Supply(settings, Access({}), None)) as supply:
+        yield supply
+
+
+def main(seconds: float, number: int) -> None:
     count, size, slowest = 0, 0, 0.0
-    with temporary() as place:
+    with temporary() as place, supplied(place) as supply:
         root = place / "store"
         with Store.open(root) as store:
             layout = store.layout
         with growing(layout) as view:
             end = time.monotonic() + seconds
-            for data in streams(seed):
+            for data in streams(number):
                 begin = time.monotonic()
-                size += feed(root, view, data, trusted=bool(count % 4))
+                size += feed(
+                    root,
+                    view,
+                    data,
+                    trusted=bool(count % 4),
+                    workbench=workbench,
+                    supply=supply if count % 2 else None,
+                )
                 now = time.monotonic()
-                if now - begin > slowest:
-                    slowest = now - begin
+                slowest = max(slowest, now - begin)
                 count += 1
                 if now > end:
                     break
+        with Store.open(root) as store:
+            paths = store.paths.count()
         assert_clean(root)
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"{count} connections, {size} bytes answered, slowest {slowest:.2f} s, {rss} MiB; clean")
+    print(f"{count} connections, {size} bytes answered, slowest {slowest:.2f} s, {rss} MiB")
+    print(f"{paths} paths; clean")
 
 
 if __name__ == "__main__":
