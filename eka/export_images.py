@@ -178,4 +178,7 @@ def _command(form: str, place: str, name: Reference) -> str:
     if form == "oci-dir":
         # `podman run oci:DIR` takes DIR for part of a name, and few directories are called so.
         return f"tar -C {shlex.quote(place)} -c . | podman load && podman run --rm {name}"
+    if form == "docker-archive":
+        familiar = str(name).removeprefix("localhost/")
+        return f"docker load -i {shlex.quote(place)} && docker run --rm {familiar}"
     return f"podman run --rm {form}:{shlex.quote(place)}"

@@ -74,8 +74,9 @@ def command(
 ) -> None:
     """Write TARGET with all it needs as an image, a root file system, a bundle or a single file.
 
-    `podman run oci-archive:OUT`, `podman load -i OUT`, `docker load -i OUT` or
-    `podman run --rootfs OUT` start it without eka. ARGs are its default arguments.
+    `podman run oci-archive:OUT`, `podman load -i OUT`, `docker load -i OUT` (of a
+    docker-archive) or `podman run --rootfs OUT` start it without eka. ARGs are its default
+    arguments.
     """
     from eka.export_session import Request
     from eka.exported import export

@@ -284,7 +284,8 @@ class DockerSink(ArchiveSink):
         entry = {
             "Config": f"{image.config.digest.partition(':')[2]}.json",
             "Layers": [f"{digits}.tar" for digits in hexes],
-            "RepoTags": [name],
+            # docker takes a host that is named for a registry.
+            "RepoTags": [name.removeprefix("localhost/")],
         }
         data = json.dumps([entry], sort_keys=True).encode()
         self._tar.file(b"manifest.json", 0o644, data)
