@@ -141,7 +141,7 @@ def _resolve(text: str, origin: str, write: bool, start: str, home: str) -> Gran
     try:
         mode = os.stat(source).st_mode
     except OSError as error:
-        raise _unusable(text, origin, error) from error
+        raise _unusable(path, text, origin, error) from error
     if stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
         raise GrantError(
             f"`{text}` ({origin}) is a device, not a file",
@@ -183,7 +183,7 @@ def _real(path: str, text: str, origin: str) -> str:
     try:
         source = os.path.realpath(path, strict=True)
     except OSError as error:
-        raise _unusable(text, origin, error) from error
+        raise _unusable(path, text, origin, error) from error
     if source == "/" or within(source, "/proc"):
         raise GrantError(
             f"`{text}` ({origin}) cannot be granted: it is `{source}` of the host",
@@ -192,9 +192,10 @@ def _real(path: str, text: str, origin: str) -> str:
     return source
 
 
-def _unusable(text: str, origin: str, error: OSError) -> GrantError:
-    # A link into a store that only exists inside bundles is a package, and dangles out here.
-    if error.filename and within(os.fspath(error.filename), "/nix/store"):
+def _unusable(path: str, text: str, origin: str, error: OSError) -> GrantError:
+    # A link into a store that only exists inside bundles is a package, and dangles out here. The
+    # error names the first directory that is missing, which may be /nix.
+    if within(os.path.realpath(path), "/nix/store"):
         hint = "store paths are packages: name it with `packages = […]` or `-p`"
     elif isinstance(error, FileNotFoundError):
         hint = "create it first, or drop the grant"
