@@ -86,12 +86,13 @@ def with_contents(
     entries: Sequence[Entry], blobs: BlobService
 ) -> Iterator[tuple[bytes, Node, bytes | None]]:
     """Adds the contents of small files where they are had at once; None for everything else."""
+    many = blobs if isinstance(blobs, SmallBlobs) else None
     for first in range(0, len(entries), _AT_ONCE):
         some = entries[first : first + _AT_ONCE]
         small: dict[B3Digest, bytes] = {}
-        if isinstance(blobs, SmallBlobs):
-            files = (node for _, node in some if isinstance(node, FileNode))
-            small = blobs.read_small(node.digest for node in files if node.size < _SMALL)
+        if many is not None:
+            files = [node for _, node in some if isinstance(node, FileNode)]
+            small = many.read_small([node.digest for node in files if node.size < _SMALL])
         for name, node in some:
             data = small.get(node.digest) if isinstance(node, FileNode) else None
             # Of another size: the way with checks says so.

@@ -157,6 +157,8 @@ _ENTRY_HEADS = tuple(_NODE + head for head in _ROOT_HEADS)
 # What may follow in a directory, by the number of ")" due first: none when it was just opened,
 # one after a directory whose own is read already, two after a file or symlink.
 _NEXT = tuple((NODE_CLOSE * due + _ENTRY, NODE_CLOSE * due + NODE_CLOSE) for due in range(3))
+# Of an entry that is a file, beside name and contents; more or less.
+_LEAF_OVERHEAD = len(_ENTRY) + 8 + len(_NODE) + len(_EXECUTABLE) + 8 + len(_LEAF_CLOSE)
 # In place of that number: the next thing is a name; the NAR is complete.
 _AT_NAME, _COMPLETE = 3, 4
 
@@ -385,6 +387,18 @@ class NarWriter:
 
     def file_data(self, name: bytes, executable: bool, data: bytes) -> None:
         """A file of any size whose contents are at hand."""
+        names, size = self._names, len(data)
+        if names and name > names[-1] and not _name_problem(name):
+            # The rest does the same in three steps, which would be felt in exports of small files.
+            names[-1] = name
+            length = len(name)
+            head = (_EXECUTABLE_AFTER if executable else _FILE_AFTER)[length & 7]
+            close = _LEAF_CLOSE_AFTER[size & 7]
+            self._pending += (_ENTRY, U64.pack(length), name, head, U64.pack(size), data, close)
+            self._pending_size += _LEAF_OVERHEAD + length + size
+            if self._pending_size >= self._FLUSH:
+                self._flush()
+            return
         self._open(name, (_EXECUTABLE if executable else _FILE) + u64(len(data)))
         self._put(data)
         self._close(len(data))
