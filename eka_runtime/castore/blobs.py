@@ -26,7 +26,7 @@ from eka_runtime.castore.digest import DIGEST_SIZE, B3Digest
 from eka_runtime.castore.packs import Appender, PackReader, pack_name
 from eka_runtime.castore.placing import SHARD_LENGTH
 from eka_runtime.closing import Closing
-from eka_runtime.errors import StoreAccessError, StoreCorrupt
+from eka_runtime.errors import StoreAccessError, StoreCorrupt, StoreError
 from eka_runtime.nix import base32
 
 PACKED_MAX = 1 << 16
@@ -43,10 +43,10 @@ _MANY = 256
 
 # Pack, start, bytes taken there, size, digest, and whether it is compressed.
 _Small = tuple[int, int, int, int, bytes, int | None]
-_SMALL = """
-    select pack, start, coalesce(stored, size), size, digest, stored from blob
-    where pack is not null and digest in ({})
-"""
+_PACKED = "select pack, start, coalesce(stored, size), size, digest, stored from blob "
+_SMALL = _PACKED + "where pack is not null and digest in ({})"
+# What is read at once, more or less: enough to forget the calls, and not felt in memory.
+_RUN_SIZE = 1 << 20
 
 
 class BlobRow(NamedTuple):
@@ -110,7 +110,7 @@ class BlobFiles(Closing):
         """Reads all of it; StoreCorrupt when it is not what its digest says."""
         if row.name:
             with self.open_row(row) as reader:
-                actual, size = digest_of(reader)
+                actual, size = digest_of(reader, row.size)
         else:
             data = self.read_packed(row)
             actual, size = B3Digest.of(data), len(data)
@@ -138,6 +138,22 @@ class LocalBlobs(BlobFiles):
     def new_name(digest: bytes) -> str:
         text = base32.encode(digest[:_OF_DIGEST] + os.urandom(_RANDOM))
         return f"{text[:SHARD_LENGTH]}/{text[SHARD_LENGTH:]}"
+
+    def differing(self, rows: Iterable[_Small]) -> Iterator[BlobRow]:
+        """Of packed blobs in the order in which they lie, those that have to be looked at by
+        themselves: they have another digest, or cannot be read, or are compressed."""
+        for run in _runs(rows):
+            try:
+                data = memoryview(self._read_places(run))
+            except StoreError:
+                yield from map(_row, run)
+                continue
+            begin = run[0][1]
+            for row in run:
+                _, start, taken, _, digest, stored = row
+                contents = data[start - begin : start - begin + taken]
+                if stored is not None or blake3(contents).digest() != digest:
+                    yield _row(row)
 
     def row(self, digest: B3Digest) -> BlobRow | None:
         found = self._database.connection.execute(
@@ -170,24 +186,26 @@ class LocalBlobs(BlobFiles):
             ).fetchall()
             rows.sort()
             for run in _runs(rows):
-                found.update(self._read_run(run))
+                self._read_run(run, found)
         return found
 
-    def _read_run(self, run: list[_Small]) -> Iterator[tuple[B3Digest, bytes]]:
-        pack, begin, _, _, digest, _ = run[0]
-        end = run[-1][1] + run[-1][2]
-        try:
-            data = self.packs.read(pack, begin, end - begin)
-        except OSError as error:
-            where = self.place(BlobRow(B3Digest(digest), 0, "", pack, begin))
-            raise StoreAccessError(
-                f"cannot read {where}: {error.strerror}", hint=_ACCESS
-            ) from error
+    def _read_run(self, run: list[_Small], found: dict[B3Digest, bytes]) -> None:
+        data, begin = self._read_places(run), run[0][1]
         for _, start, taken, size, digest, stored in run:
             contents = data[start - begin : start - begin + taken]
-            if stored is not None:
-                contents = _decompressed(contents, size)
-            yield digest, contents  # type: ignore[misc]
+            # Equal to, and hashed like, the B3Digest.
+            found[digest] = contents if stored is None else _decompressed(contents, size)  # type: ignore[index]
+
+    def _read_places(self, run: list[_Small]) -> bytes:
+        """All of a run in one piece."""
+        pack, begin = run[0][:2]
+        end = run[-1][1] + run[-1][2]
+        try:
+            return self.packs.read(pack, begin, end - begin)
+        except OSError as error:
+            raise StoreAccessError(
+                f"cannot read {self.place(_row(run[0]))}: {error.strerror}", hint=_ACCESS
+            ) from error
 
     def of_size(self, size: int) -> list[BlobRow]:
         """A few of those with exactly this many bytes; none below 1 MiB, which have no index."""
@@ -215,16 +233,21 @@ class LocalBlobs(BlobFiles):
         while (pack := execute(statement, (pack,)).fetchone()[0]) is not None:
             yield pack
 
-    def rows_between(self, pack: int | None, low: int | str, high: int | str) -> list[BlobRow]:
-        """Of a pack, those that start there; or, without a pack, those of these names."""
-        if pack is None:
-            where, values = "where name >= ? and name < ? order by name", (low, high)
-        else:
-            where = f"where pack = {pack} and start >= ? and start < ? order by start"
-            values = (low, high)
-        rows = self._database.connection.execute(_SELECT + where, values)
+    def files_between(self, low: str, high: str) -> list[BlobRow]:
+        """Those in files of such names."""
+        rows = self._database.connection.execute(
+            _SELECT + "where name >= ? and name < ? order by name", (low, high)
+        )
         # A key that is no digest cannot be compared with anything: `verify` reports it.
         return [decoded(row) for row in rows if len(row[0]) == DIGEST_SIZE]
+
+    def packed_between(self, pack: int, low: int, high: int) -> list[_Small]:
+        """Those that start there in a pack, in the order in which they lie."""
+        return self._database.connection.execute(
+            _PACKED + "where pack = ? and start >= ? and start < ? and length(digest) = 32"
+            " order by start",
+            (pack, low, high),
+        ).fetchall()
 
     def has(self, digest: B3Digest) -> bool:
         return self.row(digest) is not None
@@ -248,17 +271,23 @@ class LocalBlobs(BlobFiles):
 
 
 def _runs(rows: Iterable[_Small]) -> Iterator[list[_Small]]:
-    """Rows that follow each other in a pack without a gap."""
+    """Rows that follow each other in a pack without a gap, up to a size."""
     run: list[_Small] = []
-    expected = (-1, -1)
+    pack = expected = most = -1
     for row in rows:
-        if run and row[:2] != expected:
-            yield run
-            run = []
+        if row[1] != expected or row[0] != pack or expected > most:
+            if run:
+                yield run
+            run, pack, most = [], row[0], row[1] + _RUN_SIZE
         run.append(row)
-        expected = (row[0], row[1] + row[2])
+        expected = row[1] + row[2]
     if run:
         yield run
+
+
+def _row(packed: _Small) -> BlobRow:
+    pack, start, _, size, digest, stored = packed
+    return BlobRow(B3Digest(digest), size, "", pack, start, stored)
 
 
 def _decompressed(data: bytes, size: int) -> bytes:
@@ -280,10 +309,11 @@ def decoded(row: tuple[bytes, int, str | None, int | None, int | None, int | Non
     return BlobRow(B3Digest(digest), size, name or "", pack or 0, start or 0, stored)
 
 
-def digest_of(reader: BinaryIO) -> tuple[B3Digest, int]:
+def digest_of(reader: BinaryIO, expected: int) -> tuple[B3Digest, int]:
     """Digest and size of what is left to read."""
     hasher, size = blake3(), 0
-    buffer = memoryview(bytearray(_HASH_SIZE))
+    # No larger than needed: clearing a mebibyte takes longer than hashing most files.
+    buffer = memoryview(bytearray(max(1, min(expected, _HASH_SIZE))))
     while count := reader.readinto(buffer):  # type: ignore[attr-defined]
         hasher.update(buffer[:count])
         size += count

@@ -1,28 +1,25 @@
 """Hashing stored blobs again, on all cores.
 
 Worker processes, because the contents are small: threads would hand Python's lock to and fro for
-each of them. Workers die with their parent, and use nothing of his but what is in these files.
+each of them. They use nothing of their parent's but what is in these files. Packs are read in long
+stretches, since a read for each blob would cost as much as hashing it.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
+from typing import NamedTuple, TypeVar
 
 from eka_runtime.castore.blobs import BlobFiles, BlobRow, LocalBlobs
 from eka_runtime.castore.database import Database
+from eka_runtime.castore.workers import Workers
+from eka_runtime.closing import Closing
 from eka_runtime.errors import StoreError
-from eka_runtime.linux.syscalls import die_with_parent
 from eka_runtime.nix import base32
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ProcessPoolExecutor
 
 T = TypeVar("T")
 
@@ -34,7 +31,6 @@ _ROWS = 4096
 _SHARDS = 8
 # Below this, starting workers takes longer than the work.
 _ALONE = 1 << 26
-_AHEAD = 64
 
 
 class Wrong(NamedTuple):
@@ -58,67 +54,45 @@ class _Piece(NamedTuple):
     high: int | str
 
 
-class Rehashing(Generic[T]):
+class Rehashing(Closing):
     """Work on parts, which goes on in workers from now on where it is enough for them.
 
     A context manager; iterating gives what was found, in the order of the parts. Leaving it ends
     the workers.
     """
 
-    def __init__(self, work: Callable[[T], Rehashed], parts: Iterable[T], size: int) -> None:
-        self._work = work
-        self._parts = iter(parts)
-        self._pending: deque[Future[Rehashed]] = deque()
-        self._pool: ProcessPoolExecutor | None = None
-        workers = os.cpu_count() or 1
-        if workers > 1 and size >= _ALONE:
-            # 40 ms, which small stores need not spend.
-            from concurrent.futures import ProcessPoolExecutor
-            from multiprocessing import get_context
-
-            self._pool = ProcessPoolExecutor(workers, get_context("fork"), die_with_parent)
-            self._submit(self._pool, _AHEAD * workers)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+    def __init__(
+        self, work: Callable[[Sequence[T]], Iterator[Rehashed]], parts: Sequence[T], size: int
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        number = os.cpu_count() or 1
+        self._workers: Workers[T, Rehashed] | None = None
+        if number > 1 and size >= _ALONE:
+            self._workers = Workers(work, parts, number)
+        self._found = work(parts) if self._workers is None else iter(self._workers)
 
     def __iter__(self) -> Iterator[Rehashed]:
-        if self._pool is None:
-            yield from map(self._work, self._parts)
-            return
-        while self._pending:
-            yield self._pending.popleft().result()
-            self._submit(self._pool, 1)
+        return self._found
 
-    def _submit(self, pool: ProcessPoolExecutor, most: int) -> None:
-        for part in islice(self._parts, most):
-            self._pending.append(pool.submit(self._work, part))
+    def close(self) -> None:
+        if self._workers is not None:
+            self._workers.close()
 
 
-def rehash_all(blobs: LocalBlobs, database: Path, size: int) -> Rehashing[_Piece]:
+def rehash_all(blobs: LocalBlobs, database: Path, size: int) -> Rehashing:
     """Reads all contents, in the order in which they lie on disk.
 
     `size` is about how many bytes there are. The workers read the rows as well: handing those over
     would cost more than the hashing.
     """
     places = database, blobs.directory, blobs.packs.directory
-    return Rehashing(partial(_rehash_piece, *places), _pieces(blobs), size)
+    return Rehashing(partial(_rehash_pieces, *places), list(_pieces(blobs)), size)
 
 
-def rehash(files: BlobFiles, rows: Iterable[BlobRow]) -> Rehashing[list[BlobRow]]:
+def rehash(files: BlobFiles, rows: Iterable[BlobRow]) -> Rehashing:
     """As `rehash_all`, for given rows."""
     parts = list(_batched(rows))
     size = sum(row.size for part in parts for row in part)
-    return Rehashing(partial(_rehash, files.directory, files.packs.directory), parts, size)
+    return Rehashing(partial(_rehash_batches, files.directory, files.packs.directory), parts, size)
 
 
 def _pieces(blobs: LocalBlobs) -> Iterator[_Piece]:
@@ -141,21 +115,40 @@ def _batched(rows: Iterable[BlobRow]) -> Iterator[list[BlobRow]]:
         yield some
 
 
-def _rehash_piece(database: Path, directory: Path, packs: Path, piece: _Piece) -> Rehashed:
+def _rehash_pieces(
+    database: Path, directory: Path, packs: Path, pieces: Sequence[_Piece]
+) -> Iterator[Rehashed]:
     opened = Database(database, readonly=True)
     try:
-        rows = LocalBlobs(directory, packs, opened).rows_between(*piece)
+        with LocalBlobs(directory, packs, opened) as blobs:
+            for piece in pieces:
+                yield _rehash_piece(blobs, piece)
     finally:
         opened.close()
-    return _rehash(directory, packs, rows)
 
 
-def _rehash(directory: Path, packs: Path, rows: list[BlobRow]) -> Rehashed:
-    wrong = []
+def _rehash_piece(blobs: LocalBlobs, piece: _Piece) -> Rehashed:
+    if piece.pack is None:
+        return _rehash(blobs, blobs.files_between(str(piece.low), str(piece.high)))
+    rows = blobs.packed_between(piece.pack, int(piece.low), int(piece.high))
+    # Whole stretches at once; only what is odd about them is looked at by itself.
+    odd = _rehash(blobs, list(blobs.differing(rows)))
+    return Rehashed(len(rows), sum(row[3] for row in rows), odd.wrong)
+
+
+def _rehash_batches(
+    directory: Path, packs: Path, batches: Sequence[list[BlobRow]]
+) -> Iterator[Rehashed]:
     with BlobFiles(directory, packs) as files:
-        for row in rows:
-            try:
-                files.verify_row(row)
-            except StoreError as error:
-                wrong.append(Wrong(row, str(error)))
+        for rows in batches:
+            yield _rehash(files, rows)
+
+
+def _rehash(files: BlobFiles, rows: list[BlobRow]) -> Rehashed:
+    wrong = []
+    for row in rows:
+        try:
+            files.verify_row(row)
+        except StoreError as error:
+            wrong.append(Wrong(row, str(error)))
     return Rehashed(len(rows), sum(row.size for row in rows), wrong)

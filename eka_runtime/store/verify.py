@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -48,7 +48,11 @@ _BLOBS = (
     "select digest, size, name, pack, start, stored from blob"
     " where length(digest) = 32 order by pack, start, name"
 )
-_AT_ONCE = 500
+# Files whose blobs are looked for at once, which bounds memory.
+_AT_ONCE = 1 << 16
+_ASKED_MAX = 500
+# A look-up takes as long as so many rows of a scan.
+_SCAN_MAX = 5
 
 
 class Problem(NamedTuple):
@@ -125,6 +129,8 @@ class _Check:
         self._lost_directories: set[B3Digest] = set()
         self._shown: set[B3Digest] = set()
         self._hashed = 0, 0
+        self._blob_rows = self._count_to_compare = 0
+        self._files_to_compare: list[tuple[B3Digest, list[tuple[bytes, FileNode]]]] = []
         self._files: dict[str, int] = {}
         self._packs: dict[int, int] = {}
 
@@ -155,6 +161,8 @@ class _Check:
 
     def directories(self) -> None:
         """Each is decoded once; what they say of others is compared in `trees`."""
+        for (count,) in self._rows("select count(*) from blob"):
+            self._blob_rows = count
         for digest, data in self._rows("select digest, data from directory where dead is null"):
             try:
                 directory = decode_verified(B3Digest(digest), data)
@@ -169,6 +177,7 @@ class _Check:
                 if isinstance(child, DirectoryNode):
                     below = self._below.setdefault(directory.digest, [])
                     below.append((os.fsdecode(name), child))
+        self._compare_files()
 
     def trees(self) -> None:
         """What directories lack, if a path needs them: others may still be on their way in."""
@@ -186,20 +195,36 @@ class _Check:
 
     def _files_of(self, directory: Directory) -> None:
         files = [(name, node) for name, node in directory.entries if isinstance(node, FileNode)]
-        for first in range(0, len(files), _AT_ONCE):
-            some = files[first : first + _AT_ONCE]
-            known = self._blob_sizes([node.digest for _, node in some])
-            for name, node in some:
-                if lack := self._blob_lack(node, known):
-                    detail = f"entry {os.fsdecode(name)}: {lack}"
-                    self._lacks.setdefault(directory.digest, []).append(detail)
+        self._files_to_compare.append((directory.digest, files))
+        self._count_to_compare += len(files)
+        if self._count_to_compare >= _AT_ONCE:
+            self._compare_files()
 
-    def _blob_sizes(self, digests: list[B3Digest]) -> dict[bytes, int]:
-        marks = ",".join("?" * len(digests))
-        statement = f"select digest, size from blob where digest in ({marks})"
+    def _compare_files(self) -> None:
+        """Whether the blobs that directories name are there, of many directories at once."""
+        some, self._files_to_compare, self._count_to_compare = self._files_to_compare, [], 0
+        known = self._blob_sizes({node.digest for _, files in some for _, node in files})
+        for digest, files in some:
+            for name, node in files:
+                if known.get(node.digest) != node.size and (lack := self._blob_lack(node, known)):
+                    detail = f"entry {os.fsdecode(name)}: {lack}"
+                    self._lacks.setdefault(digest, []).append(detail)
+
+    def _blob_sizes(self, digests: Set[B3Digest]) -> dict[bytes, int]:
         known: dict[bytes, int] = {}
         with self._attempt("database", self._store.layout.database):
-            known.update(self._store.database.connection.execute(statement, digests))
+            execute = self._store.database.connection.execute
+            if self._blob_rows < _SCAN_MAX * len(digests):
+                found = execute("select digest, size from blob")
+                known.update(row for row in found if row[0] in digests)
+                return known
+            every = list(digests)
+            for first in range(0, len(every), _ASKED_MAX):
+                asked = every[first : first + _ASKED_MAX]
+                marks = ",".join("?" * len(asked))
+                known.update(
+                    execute(f"select digest, size from blob where digest in ({marks})", asked)
+                )
         return known
 
     def paths(self) -> None:
@@ -266,7 +291,7 @@ class _Check:
                 self._lost_directories.add(node.digest)
             return _size_lack("directory", node, known)
         if isinstance(node, FileNode):
-            return self._blob_lack(node, self._blob_sizes([node.digest]))
+            return self._blob_lack(node, self._blob_sizes({node.digest}))
         return None
 
     def _blob_lack(self, node: FileNode, sizes: dict[bytes, int]) -> str | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import process
-from multiprocessing import active_children
 
 import pytest
 
+from eka_runtime.castore import blobs
 from eka_runtime.castore import rehash as module
 from eka_runtime.castore.blobs import BlobFiles, BlobRow
 from eka_runtime.castore.rehash import Rehashed, Wrong, rehash, rehash_all
+from eka_runtime.errors import HostError, StoreAccessError
 from tests.unit.castore import harm
 from tests.unit.castore.local import Castore
 
@@ -27,6 +27,7 @@ def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(module, "_ALONE", 0 if request.param else 1 << 62)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     monkeypatch.setattr(module, "_BYTES", 4096)
+    monkeypatch.setattr(blobs, "_RUN_SIZE", 1000)
     monkeypatch.setattr(module, "_ROWS", 7)
     return bool(request.param)
 
@@ -58,7 +59,7 @@ def test_every_blob_once(castore: Castore, workers: bool) -> None:
     assert len(pieces) > 3
     assert _total(pieces) == (len(CONTENTS), sum(map(len, CONTENTS)))
     assert _wrong(pieces) == []
-    assert active_children() == []
+    assert not has_children()
 
 
 def test_an_empty_castore(castore: Castore, workers: bool) -> None:
@@ -127,15 +128,14 @@ def test_workers_end_with_whoever_stops_early(
     castore: Castore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_ALONE", 0)
-    monkeypatch.setattr(module, "_AHEAD", 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     _fill(castore)
     with rehash_all(castore.blobs, castore.database.file, 1) as found:
         # They began when nobody had asked for anything yet.
-        assert active_children()
+        assert has_children()
         next(iter(found))
-        assert active_children()
-    assert active_children() == []
+        assert has_children()
+    assert not has_children()
 
 
 def test_a_worker_that_dies_is_an_error(castore: Castore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +144,28 @@ def test_a_worker_that_dies_is_an_error(castore: Castore, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(module, "_rehash", lambda *arguments: os._exit(1))
     _fill(castore)
-    with pytest.raises(process.BrokenProcessPool):
+    with pytest.raises(HostError, match="has ended"):
         _all(castore)
-    assert active_children() == []
+    assert not has_children()
+
+
+def test_what_a_worker_raises_is_raised_here(
+    castore: Castore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ALONE", 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with (
+        pytest.raises(StoreAccessError, match="nowhere"),
+        rehash_all(castore.blobs, castore.database.file.with_name("nowhere"), 1) as found,
+    ):
+        list(found)
+    assert not has_children()
+
+
+def has_children() -> bool:
+    """Also such that ended and were not waited for."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

@@ -9,6 +9,7 @@ import pytest
 
 from eka_runtime.castore.blobs import BlobRow
 from eka_runtime.castore.node import Directory, DirectoryNode, FileNode, encode_entry
+from eka_runtime.store import verify
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
 from eka_runtime.store.verify import counted, verify_store
@@ -137,7 +138,9 @@ def test_what_is_marked_is_checked_like_everything_else(damaged: Store) -> None:
     assert "blob" in _kinds(damaged, deep=True)
 
 
-def test_a_missing_blob_row(damaged: Store) -> None:
+@pytest.mark.parametrize("scan", [0, 1 << 30], ids=["looked up", "scanned"])
+def test_a_missing_blob_row(damaged: Store, scan: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "_SCAN_MAX", scan)
     _execute(damaged, "DELETE FROM blob WHERE size = 5")
     found = problems(damaged, deep=False)
     assert [problem.kind for problem in found] == ["directory"]
