@@ -12,6 +12,7 @@ are for. Out of scope: what is in the files, and which cache is asked.
 from __future__ import annotations
 
 import random
+import re
 import tempfile
 import threading
 import time
@@ -28,6 +29,7 @@ from urllib3.util import Timeout
 from eka_runtime.cache.access import Access
 from eka_runtime.cache.decompress import decompressing
 from eka_runtime.cache.files import Body, checked_name, too_large
+from eka_runtime.cache.quick import Host, QuickFiles, Unusual
 from eka_runtime.errors import ServiceError
 
 T = TypeVar("T")
@@ -39,6 +41,10 @@ _Route = urllib3.PoolManager | urllib3.HTTPConnectionPool
 _ABSENT = (403, 404, 410)
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _CONNECTIONS = 128
+# Answers that cannot be read quickly, after which nobody tries that any more.
+_UNUSUAL_MAX = 8
+# Targets of requests that nothing has to be escaped in.
+_PLAIN = re.compile(r"/[A-Za-z0-9._~/+-]*")
 # A cut download that brought so much counts as one that works.
 _PROGRESS = 1 << 14
 _RETRY_AFTER_MAX = 30.0
@@ -72,14 +78,26 @@ class HttpFiles:
         self._managers: dict[str | None, urllib3.PoolManager] = {}
         self._routes: dict[tuple[str, str], _Route] = {}
         self._guard = threading.Lock()
+        self._quick: QuickFiles | None = None
+        self._unusual = 0
 
     def close(self) -> None:
         """Nothing is tried again from now on."""
         self._closed.set()
+        if self._quick:
+            self._quick.close()
         for manager in self._managers.values():
             manager.clear()
 
     def read(self, name: str, limit: int) -> bytes | None:
+        quick = self._quick
+        if quick and self._unusual < _UNUSUAL_MAX:
+            url = self._url(name)
+            target = url.removeprefix(f"{self._origin[0]}://{self._origin[1]}")
+            if target != url and _PLAIN.fullmatch(target):
+                with suppress(Unusual):
+                    return quick.get(target, self._headers(url), limit)
+                self._unusual += 1
         return self._persistent(lambda: self._read_once(name, limit))
 
     def _read_once(self, name: str, limit: int) -> bytes | None:
@@ -99,7 +117,22 @@ class HttpFiles:
                 raise too_large(self.name, name, limit)
         finally:
             response.release_conn()
+        self._answered()
         return data
+
+    def _answered(self) -> None:
+        """The host can be reached: from now on the quick way is tried first."""
+        scheme, host = self._origin
+        with self._guard:
+            if self._quick is None and not isinstance(
+                self._routes.get((scheme, host)), urllib3.PoolManager | None
+            ):
+                parts = urlsplit(self.base)
+                tls = self._access.tls() if scheme == "https" else None
+                port = parts.port or (443 if tls else 80)
+                self._quick = QuickFiles(
+                    Host(parts.hostname or "", port, tls), self.patience, _ABSENT
+                )
 
     def open(self, name: str) -> Body | None:
         return _Download.begin(self, self._url(name), name)
@@ -165,10 +198,7 @@ class HttpFiles:
     def _exchange(
         self, method: str, url: str, headers: dict[str, str], body: BinaryIO | None
     ) -> urllib3.BaseHTTPResponse:
-        headers["Accept-Encoding"] = "identity"
-        headers["User-Agent"] = "eka"
-        if authorization := self._authorization(url):
-            headers["Authorization"] = authorization
+        headers |= self._headers(url)
         timeout = Timeout(connect=self.patience.connect, read=self.patience.read)
         try:
             route, target = self._route(url)
@@ -196,6 +226,17 @@ class HttpFiles:
             pause = min(float(after), _RETRY_AFTER_MAX) if after.isdecimal() else 0.0
             raise _Transient(f"{self.name} answers `{url}` with status {response.status}", pause)
         return response
+
+    def _headers(self, url: str) -> dict[str, str]:
+        """Of every request."""
+        headers = {
+            "Host": urlsplit(url).netloc,
+            "Accept-Encoding": "identity",
+            "User-Agent": "eka",
+        }
+        if authorization := self._authorization(url):
+            headers["Authorization"] = authorization
+        return headers
 
     def _authorization(self, url: str) -> str | None:
         parts = urlsplit(url)

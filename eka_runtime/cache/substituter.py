@@ -95,7 +95,7 @@ class Substituter:
     def order(self) -> list[BinaryCache]:
         """Those that can be reached, best first; in the order given where priorities are equal."""
         if self._ordered is None:
-            with Crew[BinaryCache, int](len(self.caches) or 1, "cache-info") as crew:
+            with Crew[BinaryCache, int](len(self.caches) or 1) as crew:
                 for cache in self.caches:
                     crew.submit(cache, partial(_priority, cache))
                 priorities = dict(self._priorities(crew))
@@ -225,7 +225,7 @@ class _Inquiry:
         self._questions: dict[str, _Question] = {}
         self._open: dict[_Question, None] = {}
         self._learned: list[Answer] = []
-        self._crew = Crew[_Key, _Text](JOBS, "narinfo")
+        self._crew = Crew[_Key, _Text](JOBS)
 
     def run(self, wanted: Iterable[tuple[str, Accept]]) -> list[_Question]:
         try:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -87,7 +89,7 @@ def missing_in(files: Files, store: Store, paths: Iterable[StorePath]) -> list[P
     """What of the closure of these paths the cache has not, references first."""
     infos = [store.info(path) for path in store.closure(paths)]
     absent: dict[StorePath, PathInfo] = {}
-    with Crew[PathInfo, bool](_QUESTIONS, "narinfo") as crew:
+    with Crew[PathInfo, bool](_QUESTIONS) as crew:
         for info in infos:
             crew.submit(info, partial(files.has, narinfo_name(info.path)))
         while crew.busy and (report := crew.next()):
@@ -115,10 +117,12 @@ def upload(
     done = size = begun = 0
     ready: dict[StorePath, NarInfo] = {}
     jobs = min(os.cpu_count() or 1, _JOBS_MAX)
-    with Crew[PathInfo, NarInfo](jobs, "upload") as crew:
+    readers = _Readers()
+    with Crew[PathInfo, NarInfo](jobs, "upload") as crew, closing(readers):
         while done < len(order):
             while begun < len(order) and begun - done < _AHEAD:
-                crew.submit(order[begun], partial(_send_nar, store, files, order[begun], how))
+                job = partial(_send_nar, store, files, order[begun], how, readers)
+                crew.submit(order[begun], job)
                 begun += 1
             report = crew.next()
             # All that has come meanwhile becomes durable together.
@@ -140,14 +144,54 @@ def narinfo_name(path: StorePath) -> str:
     return f"{path.hash}.narinfo"
 
 
-def _send_nar(store: Store, files: Files, info: PathInfo, how: How) -> NarInfo:
+class _Readers:
+    """Who reads the store. Nobody does any more, nor ever will, when `close` returns.
+
+    An upload that failed, or was interrupted, must not leave threads behind that use a store which
+    is closed soon: SQLite does not survive that.
+    """
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._count = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        with self._changed:
+            self.check()
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._count -= 1
+                self._changed.notify_all()
+
+    def check(self) -> None:
+        if self.closed:
+            raise _Over
+
+    def close(self) -> None:
+        self.closed = True
+        with self._changed:
+            self._changed.wait_for(lambda: not self._count)
+
+
+class _Over(Exception):
+    """Nobody waits for this NAR any more."""
+
+
+def _send_nar(store: Store, files: Files, info: PathInfo, how: How, readers: _Readers) -> NarInfo:
     with files.scratch() as scratch:
-        digest, size = _pack(store, info, how, scratch)
+        with readers.reading():
+            digest, size = _pack(store, info, how, scratch, readers)
         name = f"nar/{base32.encode(digest)}.nar{EXTENSIONS[how.compression]}"
         if not files.has(name):
             files.write(name, scratch, size, "application/x-nix-nar")
     if how.listings:
-        text = listing(info.node, store.directories)
+        with readers.reading():
+            text = listing(info.node, store.directories)
         _write(files, f"{info.path.hash}.ls", text, "application/json")
     made = NarInfo(
         info.path,
@@ -165,7 +209,9 @@ def _send_nar(store: Store, files: Files, info: PathInfo, how: How) -> NarInfo:
     return signed(made, how.keys)
 
 
-def _pack(store: Store, info: PathInfo, how: How, scratch: BinaryIO) -> tuple[bytes, int]:
+def _pack(
+    store: Store, info: PathInfo, how: How, scratch: BinaryIO, readers: _Readers
+) -> tuple[bytes, int]:
     """SHA-256 and size of the compressed NAR, which is in the file then."""
     from eka_runtime.store.transfer import write_checked_nar
 
@@ -174,6 +220,7 @@ def _pack(store: Store, info: PathInfo, how: How, scratch: BinaryIO) -> tuple[by
 
     def out(data: bytes) -> None:
         nonlocal size
+        readers.check()
         if data:
             hasher.update(data)
             size += scratch.write(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import random
 from contextlib import closing, suppress
 from pathlib import Path
@@ -208,7 +209,8 @@ def test_credentials_come_from_the_url_and_from_netrc_and_go_nowhere_else(
         assert files.name == server.url
         assert files.read("away", 1000)
     me, own = basic("me", "a:b"), basic("user", "p@ss")
-    assert seen == [me, me, None, own, None]
+    # What is no usual answer is asked for once more, of the same host.
+    assert seen == [me, me, me, None, own, None]
     netrc.write_text("machine secret-host nonsense hidden\n")
     with pytest.raises(ConfigError, match="is not a netrc file") as caught:
         HttpFiles(server.url, Access({}, str(netrc)), QUICK).read("x", 10)
@@ -233,3 +235,62 @@ def test_proxies_of_the_environment_are_used(
     with substituter("http://cache.invalid") as caches:
         assert bring(store, caches, A).valid == [A]
     assert asked[0] == "http://cache.invalid/nix-cache-info"
+
+
+ODDITIES: dict[str, tuple[bytes, bytes]] = {
+    "in chunks": (b"Transfer-Encoding: chunked\r\n", b"4\r\ntext\r\n0\r\n\r\n"),
+    "to the end": (b"Connection: close\r\n", b"text"),
+    "closed": (b"Connection: close\r\nContent-Length: 4\r\n", b"text"),
+    "of two lengths": (b"Content-Length: 4\r\nContent-Length: 5\r\n", b"text"),
+    "longer": (b"Content-Length: 4\r\n", b"text, and more"),
+    "shorter": (b"Content-Length: 5\r\n", b"text"),
+    "packed": (b"Content-Encoding: gzip\r\nContent-Length: %d\r\n", gzip.compress(b"text")),
+}
+
+
+@pytest.mark.parametrize("oddity", ODDITIES)
+def test_only_the_usual_answer_is_read_the_quick_way(server: Server, oddity: str) -> None:
+    """What is not understood there is asked for once more, and read as ever."""
+    headers, body = ODDITIES[oddity]
+    headers = headers.replace(b"%d", b"%d" % len(body))
+
+    def odd(request: Request) -> bool:
+        if request.name != "odd":
+            return False
+        request.handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n" + body)
+        request.cut()
+        return True
+
+    server.instead = odd
+    files = HttpFiles(server.url, Access({}), QUICK)
+    assert files.read("nix-cache-info", 100)
+    with suppress(ServiceError):
+        assert files.read("odd", 100) == b"text"
+        assert oddity not in ("shorter", "of two lengths")
+    # A connection on which something was left is not used for another question.
+    assert (
+        files.read(f"{A.hash}.narinfo", 1000)
+        == (server.directory / f"{A.hash}.narinfo").read_bytes()
+    )
+    assert files.read(f"{'0' * 32}.narinfo", 1000) is None
+    assert server.asked.count("odd") >= 2
+    files.close()
+
+
+def test_a_kept_connection_that_was_closed_costs_nothing(server: Server) -> None:
+    files = HttpFiles(server.url, Access({}), QUICK)
+    for _ in range(3):
+        server.instead = lambda request: False
+        assert files.read("nix-cache-info", 100)
+        assert files.read(f"{A.hash}.narinfo", 1000)
+
+        def then_close(request: Request) -> bool:
+            server.answer(request)
+            request.cut()
+            return True
+
+        server.instead = then_close
+        assert files.read(f"{B.hash}.narinfo", 1000)
+    # Each question was put once: none of them was lost with its connection.
+    assert len(server.asked) == 9
+    files.close()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -82,6 +85,52 @@ def test_an_upload_may_end_anywhere(origin: Store, store: Store, tmp_path: Path)
     with substituter(place) as caches:
         assert bring(store, caches, C).valid == [A, B, C]
     assert_clean(origin.root)
+
+
+class Breaking(DirectoryFiles):
+    """Breaks when the first NAR is there and another begun; `late` are writes after that."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.late = 0
+        self.over = False
+        self._numbers = itertools.count()
+        self._begun, self._broken = threading.Event(), threading.Event()
+
+    def scratch(self) -> BinaryIO:
+        return _Scratch(self, next(self._numbers) > 0)
+
+    def wait(self) -> None:
+        self._begun.set()
+        self._broken.wait()
+        self.late += self.over
+
+    def settle(self) -> None:
+        self._begun.wait()
+        self._broken.set()
+        raise ServiceError("the disk is full")
+
+
+class _Scratch(io.BytesIO):
+    def __init__(self, files: Breaking, waits: bool) -> None:
+        super().__init__()
+        self._files, self._waits = files, waits
+
+    def write(self, data: Any) -> int:
+        if self._waits:
+            self._files.wait()
+        return super().write(data)
+
+
+def test_nobody_reads_the_store_behind_an_upload_that_failed(origin: Store, tmp_path: Path) -> None:
+    files = Breaking(tmp_path)
+    with pytest.raises(ServiceError):
+        send(files, origin)
+    files.over = True
+    for thread in threading.enumerate():
+        if thread.name == "upload":
+            thread.join()
+    assert not files.late
 
 
 def test_what_is_there_is_not_sent_again(origin: Store, tmp_path: Path) -> None:
