@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from eka_runtime.cache.serving import Answer, Asked, Cache
+from eka_runtime.cache.recent import Recent
+from eka_runtime.cache.serving import Answer, Asked, Cache, is_narinfo
 from eka_runtime.errors import EkaError, StoreError, UsageError
 
 THREADS = 64
@@ -64,11 +65,13 @@ def serving(cache: Cache, address: Address, report: Report) -> Iterator[str]:
 
     Raises StoreError when the address cannot be had. At the end, answers under way are cut.
     """
-    from cheroot.wsgi import Server
+    from eka_runtime.cache.front import FrontServer
 
-    server: Any = Server(
+    recent = Recent(cache.version)
+    server: Any = FrontServer(
         (address.host, address.port),
-        _Application(cache, report),
+        _Application(cache, report, recent),
+        recent=recent,
         numthreads=THREADS,
         max=THREADS,
         timeout=_IDLE,
@@ -96,12 +99,19 @@ def serving(cache: Cache, address: Address, report: Report) -> Iterator[str]:
 class _Application:
     """WSGI: PEP 3333."""
 
-    def __init__(self, cache: Cache, report: Report) -> None:
+    def __init__(self, cache: Cache, report: Report, recent: Recent) -> None:
         self._cache = cache
         self._report = report
+        self._recent = recent
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        answer = self._answer(_asked(environ))
+        known = self._recent.known
+        asked = _asked(environ)
+        answer = self._answer(asked)
+        if asked.method == "GET" and is_narinfo(asked.name) and answer.status in (200, 404):
+            answer = answer._replace(body=[b"".join(_taken(answer.body))])
+            [body] = answer.body
+            known[asked.name] = body if answer.status == 200 else None
         headers = [("Content-Type", answer.mime), *answer.headers]
         if answer.size is not None:
             headers.append(("Content-Length", str(answer.size)))
@@ -135,6 +145,14 @@ class _Body:
 
     def close(self) -> None:
         _close(self._body)
+
+
+def _taken(body: Iterable[bytes]) -> Iterator[bytes]:
+    """All of a body, which is done with then."""
+    try:
+        yield from body
+    finally:
+        _close(body)
 
 
 def _close(body: object) -> None:

@@ -111,6 +111,11 @@ class Cache:
         self._signed = lru_cache(1 << 14)(self._signatures)
         self._presence = _Presence(store)
 
+    def version(self) -> int:
+        """Another number when the store has changed, for the calling thread."""
+        row = self.store.database.connection.execute("pragma data_version").fetchone()
+        return int(row[0])
+
     def answer(self, asked: Asked) -> Answer:
         """What goes out is complete when the body was read to its end, and closed."""
         self._presence.enter()
@@ -296,6 +301,10 @@ class Cache:
 
 
 _NAR_MIME = "application/x-nix-nar"
+
+
+def is_narinfo(name: str) -> bool:
+    return _NARINFO.fullmatch(name) is not None
 
 
 def entry_tag(node: Node) -> str:

@@ -1,0 +1,93 @@
+"""cheroot's server, which answers narinfos that it knows without a worker.
+
+The thread that waits for connections looks at what has come before it hands a connection to a
+worker. If that is one plain request for a narinfo of `Recent`, it answers by itself: no queue, no
+other thread, no grammar of HTTP. All else is left as it came. Constraint: that thread must never
+wait for a client, so it reads what is there, and writes what the kernel takes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from email.utils import formatdate
+from typing import Any
+
+from cheroot.wsgi import Server
+
+from eka_runtime.cache.recent import Recent
+from eka_runtime.nix.narinfo import MIME
+
+_HEAD_MAX = 4096
+_CONNECTIONS = 4096
+_REQUEST = re.compile(rb"(GET|HEAD) /([0-9a-z]{32}\.narinfo) HTTP/1\.1\r\n")
+# Headers that change how a request is read, or how it is answered.
+_SPECIAL = re.compile(
+    rb"\r\n(connection:[ \t]*(?!keep-alive\r)|content-length|transfer-encoding"
+    rb"|expect|upgrade|[ \t])",
+    re.IGNORECASE,
+)
+_ABSENT = b"not here\n"
+
+
+class FrontServer(Server):
+    """`recent` is asked by the thread that serves."""
+
+    # With the 10 of cheroot, clients with many connections have to make them anew all the time.
+    keep_alive_conn_limit = _CONNECTIONS
+
+    def __init__(self, *arguments: Any, recent: Recent, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._recent = recent
+        self._second = 0
+        self._date = b""
+
+    def process_conn(self, conn: Any) -> None:
+        if conn.last_used is None:
+            # Just made. When something has come it is here again.
+            self.put_conn(conn)
+        elif conn.rfile.has_data() or not self._answered(conn):
+            super().process_conn(conn)
+
+    def _answered(self, conn: Any) -> bool:
+        try:
+            head = conn.socket.recv(_HEAD_MAX, socket.MSG_PEEK)
+        except OSError:
+            return False
+        answer = self._answer(head)
+        if answer is None:
+            return False
+        try:
+            conn.socket.recv(len(head))
+            # Not by the socket, which would wait for a client that reads nothing.
+            sent = os.write(conn.socket.fileno(), answer)
+        except OSError:
+            sent = 0
+        if sent == len(answer):
+            self.put_conn(conn)
+        else:
+            conn.close()
+        return True
+
+    def _answer(self, head: bytes) -> bytes | None:
+        """None for what is not known, and for requests that are not plain."""
+        match = _REQUEST.match(head)
+        if match is None or head.find(b"\r\n\r\n") != len(head) - 4 or _SPECIAL.search(head):
+            return None
+        known, name = self._recent.fresh(), match[2].decode()
+        if name not in known:
+            return None
+        found = known[name]
+        status, mime = ("200 OK", MIME) if found is not None else ("404 Not Found", "text/plain")
+        body = _ABSENT if found is None else found
+        lines = f"HTTP/1.1 {status}\r\nContent-Type: {mime}\r\nContent-Length: {len(body)}\r\n"
+        return lines.encode() + self._now() + (b"" if match[1] == b"HEAD" else body)
+
+    def _now(self) -> bytes:
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._date = f"Date: {formatdate(second, usegmt=True)}\r\n\r\n".encode()
+        return self._date
