@@ -48,7 +48,8 @@ class Reach:
 
     `choices` is the configuration for atoms that are named, None for their own; `installed` is
     what they turned out to be. `promised` are paths, with their closures, of which a lazy start has
-    the directories only.
+    the directories only. `obstacle` says why this host starts nothing lazily; without it nobody
+    starts anything here.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class Reach:
         *,
         offline: bool,
         lazy: bool = False,
+        obstacle: Callable[[], str] | None = None,
     ) -> None:
         self.store = store
         self.settings = settings
         self.output = output
         self.offline = offline
-        self.lazy = lazy
+        self._lazy = lazy
+        self._obstacle = obstacle
         self.promised: dict[StorePath, PathInfo] = {}
         self.choices: Choices | None = None
         self.installed: list[Installed] = []
@@ -78,6 +81,17 @@ class Reach:
         found = install(text, origin, base, self)
         self.installed.append(found)
         return found
+
+    def prefer_lazy(self) -> None:
+        """From now on what a start needs is promised, if something is started, and can be so."""
+        self._lazy = self._obstacle is not None
+
+    def _can_be_lazy(self) -> bool:
+        problem = self._obstacle() if self._lazy and self._obstacle else ""
+        if problem:
+            self._lazy = False
+            self.output.warning(f"everything is fetched before the start: {problem}")
+        return self._lazy
 
     def warn(self, text: str) -> None:
         self.output.warning(text)
@@ -148,7 +162,7 @@ class Reach:
 
                 check = self._expected
                 # What a lock says of contents can only be checked when all of them are here.
-                if self.lazy and places.addresses and check is None:
+                if places.addresses and check is None and self._can_be_lazy():
                     wanted = self._promise(places.addresses, wanted, check)
                 if wanted:
                     run_apart(lambda: _fetch(self.store, places, wanted, self.output, check))

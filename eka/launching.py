@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -163,32 +164,30 @@ def get_ready(
     *,
     offline: bool = False,
     record: bool = False,
-    lazy: bool = False,
+    lazy: bool | None = None,
 ) -> Iterator[tuple[Ready, T]]:
     """`ask` says what is wanted, given the store, which is closed at the start or at the end.
 
     What the store lacks is fetched from the far services in force, unless `offline`; with `lazy`
-    while it runs, where this host can show that. The run goes into the ledger with `record`, or if
-    the settings say so.
+    while it runs, where this host can show that. Where it is False the script may ask for that,
+    and where it is None nothing is started. The run goes into the ledger with `record`, or if the
+    settings say so.
     """
     settings = load_settings(os.environ, store=store_dir)
     settings = settings._replace(record=settings.record or record)
     host = find_host(settings)
     with Store.open(settings.store) as store:
-        lazy = lazy and _can_be_lazy(host, output)
-        reach = Reach(store, settings, output, offline=offline, lazy=lazy)
+        may_be = None if lazy is None else partial(_obstacle, host)
+        reach = Reach(store, settings, output, offline=offline, lazy=bool(lazy), obstacle=may_be)
         wanted, more = ask(reach)
         prepared = prepare(wanted, settings, reach, root_inside(host))
         yield Ready(prepared, settings, host, store), more
 
 
-def _can_be_lazy(host: Host, output: Output) -> bool:
+def _obstacle(host: Host) -> str:
     from eka.lazy import obstacle
 
-    problem = obstacle(host)
-    if problem:
-        output.warning(f"everything is fetched before the start: {problem}")
-    return not problem
+    return obstacle(host)
 
 
 def find_host(settings: Settings) -> Host:

@@ -103,6 +103,8 @@ def from_file(
     head = read_head(file)
     header = parse_header(head, file)
     flags = header.with_flags(command_line)
+    if flags.lazy:
+        reach.prefer_lazy()
     wanted = from_flags(flags, Path(os.path.realpath(file)).parent)
     wanted = wanted._replace(script=Path(file), program=_program(file, head, flags))
     scanned = not states_packages(header, flags)

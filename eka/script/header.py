@@ -233,4 +233,5 @@ def _as_flags(metadata: ScriptMetadata, found: Mapping[str, Located], block: Blo
         nesting=stated("nesting", metadata.nesting, nesting.value) if nesting else None,
         env=listed("env", metadata.env),
         locked=metadata.locked,
+        lazy=metadata.lazy,
     )

@@ -78,6 +78,11 @@ class ScriptMetadata(BaseModel):
     locked: bool = Field(
         default=False, strict=True, description="Refuse to run unless FILE.lock is there and fits."
     )
+    lazy: bool = Field(
+        default=False,
+        strict=True,
+        description="Start before everything came from far services, where the host can.",
+    )
 
 
 KEYS = tuple(ScriptMetadata.model_fields)
@@ -87,6 +92,7 @@ _EXPECTED = {
     "network": 'true, false, "loopback", "host" or "off"',
     "nesting": "true or false",
     "locked": "true or false",
+    "lazy": "true or false",
     "home": '"private", "persistent" or "none"',
 }
 _EXAMPLES = {
@@ -100,6 +106,7 @@ _EXAMPLES = {
     "write": '["."]',
     "env": '["NAME", "NAME=value"]',
     "locked": "true",
+    "lazy": "true",
     "limits": '["memory=512M", "time=1m"]',
 }
 _KINDS = {

@@ -98,6 +98,24 @@ def test_only_what_is_read_has_to_be_there(origin: Origin, box: Path, far: Far) 
     assert origin.package not in far.listed()
 
 
+def test_a_script_may_ask_for_it(origin: Origin, box: Path, far: Far) -> None:
+    header = f'packages = ["{origin.world.busybox}", "{origin.package}"]\nlazy = true'
+    script = origin.world.script(box, f"head -n 1 {origin.package}/small", header)
+    with origin.served() as (url, _):
+        with origin.without_big():
+            done = far.run("eka-run", script, urls=(url,))
+            assert (done.status, done.out) == (0, b"small and read\n"), done.err.decode()
+            assert origin.package not in far.listed()
+            # Nothing starts there, so nothing is promised.
+            explained = far.run("eka", "explain", script, urls=(url,))
+            assert explained.status != 0
+        done = far.run("eka-run", script, urls=(url,), EKA_MODE="direct")
+        assert b"everything is fetched before the start: " in done.err
+    # All is here now: no server is needed, and no warning.
+    done = far.run("eka-run", script, urls=(url,), EKA_MODE="direct")
+    assert (done.status, done.out, done.err) == (0, b"small and read\n", b"")
+
+
 def test_other_commands_start_lazily(origin: Origin, box: Path, far: Far) -> None:
     packages = [f"--package={origin.world.busybox}", f"--package={origin.package}"]
     file = origin.world.file(box / "input", f"head -n 1 {origin.package}/small")
