@@ -2,7 +2,8 @@
 
 200 paths of files that this machine has, xz and zstd, signed; and 800 look-ups of narinfos. Every
 round starts with an empty store and nothing remembered on both sides. EKA_BENCH_MIB says how much
-there is to fetch (128; of the figures that are quoted, 1024).
+there is to fetch (128; of the figures that are quoted, 1024). Then `eka store serve` against a
+plain server of the same narinfos as files, near by.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tests.stores import insert, link_info
 
 PATHS = 200
 LOOK_UPS = 800
+QUESTIONS = 16_000
 DELAY_MS = 20
 _FEATURES = ("--extra-experimental-features", "nix-command")
 _ROUNDS = 3
@@ -47,6 +49,7 @@ def run() -> list[object]:
             found.append(_fetching(root, cache, compression, paths, str(key.public), size))
             shutil.rmtree(cache)
         found.append(_looking_up(root, key))
+        found.append(_serving(root))
         return found
 
 
@@ -78,8 +81,8 @@ def _files(top: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _far(directory: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "tests.bench.far_server", str(directory), str(DELAY_MS)]
+def _far(directory: Path, delay: int = DELAY_MS) -> Iterator[str]:
+    command = [sys.executable, "-m", "tests.bench.far_server", str(directory), str(delay)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -149,6 +152,30 @@ def _looking_up(root: Path, key: SecretKey) -> dict[str, object]:
             contenders.append(Contender("nix path-info", (), fresh=nix))
         timings = race(contenders, rounds=_ROUNDS, warmup=0)
     return report(f"{LOOK_UPS} narinfos, {DELAY_MS} ms away", timings, ["nix path-info"])
+
+
+def _serving(root: Path) -> dict[str, object]:
+    """The store and the cache that `_looking_up` has made."""
+    names = [file.name for file in (root / "look-ups").glob("*.narinfo")]
+
+    def asking(name: str, url: str) -> Contender:
+        words = [sys.executable, "-m", "tests.bench.asker", url, str(QUESTIONS), *names]
+        return Contender(name, words)
+
+    serve = [own("eka"), "store", "serve", "--store", f"{root}/links", "--listen", "127.0.0.1:0"]
+    environ = os.environ | {"XDG_CACHE_HOME": f"{root}/cache"}
+    with (
+        _far(root / "look-ups", 0) as plain,
+        subprocess.Popen(serve, env=environ, stdout=subprocess.PIPE, text=True) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            url = process.stdout.readline().strip()
+            contenders = [asking("eka store serve", url), asking("plain files", plain)]
+            timings = race(contenders, rounds=_ROUNDS)
+        finally:
+            process.kill()
+    return report(f"{QUESTIONS} narinfos, near by", timings, ["plain files"])
 
 
 def _eka(root: Path, *words: str | Path) -> None:
