@@ -55,11 +55,20 @@ def write_command_record(
     `answer` has what was `printed`, or it is a launch.
     """
     line = again.split([os.fsencode(word) for word in words])
-    facts = _facts(depends)
-    if line is None or facts is None:
+    if line is None:
         return False
-    record = {"format": again.FORMAT, **facts, **answer}
-    return _publish(Path(os.fsdecode(again.record_file(line[0]))), marshal.dumps(record))
+    target = Path(os.fsdecode(again.record_file(line[0])))
+    return write_start_record(target, again.FORMAT, depends, answer)
+
+
+def write_start_record(
+    target: Path, form: bytes, depends: Dependencies, answer: Mapping[str, Any]
+) -> bool:
+    """At a place, and of a format, of the caller's own. Whether it was written."""
+    facts = _facts(depends)
+    if facts is None:
+        return False
+    return _publish(target, marshal.dumps({"format": form, **facts, **answer}))
 
 
 def _facts(depends: Dependencies) -> dict[str, Any] | None:

@@ -28,7 +28,6 @@ def split_target(text: str, attribute: str | None) -> Target:
 def evaluating(context: Context, target: Target, configured: Configured) -> Iterator[Evaluation]:
     """The store is open meanwhile."""
     from eka.evaluate.evaluation import build_graph, evaluation, sources_of
-    from eka.launching import find_host
     from eka_runtime.store.store import Store
 
     choices = configured.choices()
@@ -38,8 +37,7 @@ def evaluating(context: Context, target: Target, configured: Configured) -> Iter
         say = context.output.message
         sources = sources_of(store, target.directory, say, offline=context.offline)
         graph = build_graph(target, choices, sources)
-        host = find_host(settings)
-        yield evaluation(graph, store, settings, host, say)
+        yield evaluation(graph, store, settings, say, offline=context.offline)
 
 
 def record_value(words: Sequence[str], depends: Sequence[str], text: str) -> None:

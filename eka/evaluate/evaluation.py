@@ -19,7 +19,6 @@ from eka.atom.identity import atom_id
 from eka.atom.lock import LockedAtom
 from eka.atom.manifest import FILE as MANIFEST
 from eka.atom.manifest import read_manifest
-from eka.atom.remote import list_set
 from eka.atom.settings import load_atom_settings
 from eka.atom.uri import AtomUri, parse_uri
 from eka.atom.version import sort_key
@@ -35,7 +34,6 @@ from eka.evaluate.request import Graph
 from eka.evaluate.sandbox import Sandbox, Say
 from eka.evaluate.snix import SnixEvaluator
 from eka.evaluate.sources import StoreSources, find_local_set
-from eka.program import Programs
 from eka_runtime.errors import (
     EvaluationError,
     EvaluatorMissing,
@@ -45,7 +43,6 @@ from eka_runtime.errors import (
     UsageError,
 )
 from eka_runtime.nix.path import StorePath
-from eka_runtime.runtime.host import Host
 from eka_runtime.store.store import Store
 
 SOURCE = "/eka/atoms/0/source"
@@ -189,6 +186,8 @@ def _by_uri(text: str, attribute: str, base: Path) -> Target:
 
 def _look_up(uri: AtomUri, base: Path) -> LockedAtom:
     """The newest version that a URI means. Raises ResolveError, GitError."""
+    from eka.atom.remote import list_set
+
     assert uri.url is not None
     url = str(uri.url)
     listing = list_set(url, base)
@@ -244,9 +243,11 @@ def _check_tree(directory: Path) -> None:
         )
 
 
-def evaluation(graph: Graph, store: Store, settings: Settings, host: Host, say: Say) -> Evaluation:
+def evaluation(
+    graph: Graph, store: Store, settings: Settings, say: Say, *, offline: bool
+) -> Evaluation:
     """With the evaluator in force, which is brought into the store if need be."""
-    sandbox = Sandbox(store, settings, host, say)
+    sandbox = Sandbox(store, settings, say, offline)
     return Evaluation(graph, find_evaluator(store, settings), sandbox)
 
 
@@ -255,6 +256,8 @@ def find_evaluator(store: Store, settings: Settings) -> Evaluator:
     named = settings.evaluator
     if named in (None, "nix"):
         return NixEvaluator(host_nix.host_nix(store, os.environ), True)
+    from eka.program import Programs
+
     origin = settings.origin.get("evaluator", "")
     try:
         path = StorePath.parse(named or "")

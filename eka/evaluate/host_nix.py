@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -42,6 +41,8 @@ def host_nix(store: Store, environ: Mapping[str, str]) -> StorePath:
     before = known(record, program)
     if before and store.paths.get(before):
         return before
+    import tempfile
+
     parts = _parts(program)
     with tempfile.TemporaryDirectory(prefix="eka-nix-") as directory:
         tree = Path(directory) / NAME

@@ -25,7 +25,6 @@ from eka.evaluate.evaluation import (
     planned,
     sources_of,
 )
-from eka.launching import find_host
 from eka_runtime.errors import EvaluationError, FormatError
 from eka_runtime.nix.path import StorePath
 
@@ -87,8 +86,7 @@ def plan_target(target: Target, reach: Reach, mode: Mode) -> tuple[Evaluation, F
     store, say = reach.store, reach.output.message
     sources = sources_of(store, target.directory, say, offline=reach.offline)
     graph = build_graph(target, reach.choices or Choices(), sources)
-    host = find_host(reach.settings)
-    made = evaluation(graph, store, reach.settings, host, say)
+    made = evaluation(graph, store, reach.settings, say, offline=reach.offline)
     return made, made.ask(mode, target.attribute)
 
 

@@ -5,14 +5,13 @@
     └── launcher        enters the bundle, profile `eval`: no network, no home, a fixed environment
 
 Inside, below /eka: the expressions and the request (nix/), the atoms, the socket; at /nix/store the
-evaluator, what was fetched, and what the evaluation adds. The bundle names the session's directory
-and socket by placeholders, so equal requests have equal bundles. Constraint: no thread is started
-in this process, since it may have to enter another bundle afterwards.
+evaluator, what was fetched, and what the evaluation adds. How it is started is recorded
+(`starting.py`). Constraints: no thread is started in this process, since it may have to enter
+another bundle afterwards; it imports neither the server nor what compiles bundles.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import selectors
@@ -20,21 +19,24 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from eka.config import Settings, cache_dir
-from eka.evaluate.evaluator import Answer, Command, Evaluator, Mode
+from eka.config import Settings
+from eka.evaluate.evaluator import Answer, Evaluator, Mode
 from eka.evaluate.request import Graph
-from eka.launching import Ready, root_inside
-from eka.prepare import Prepared, current_caller
-from eka.realising import default_settings
-from eka_runtime.build.workbench import Workbench
-from eka_runtime.daemon.server import Server
+from eka.evaluate.starting import (
+    REQUEST,
+    SOCKET,
+    STORE,
+    Shown,
+    Start,
+    Wanted,
+    find_start,
+    fresh_start,
+)
 from eka_runtime.errors import (
     EvaluationError,
     EvaluatorMissing,
@@ -42,40 +44,38 @@ from eka_runtime.errors import (
     StoreAccessError,
     StoreError,
 )
-from eka_runtime.oci.bundle import Bundle, BundleRequest, Process, ShellFiles, compile_bundle
-from eka_runtime.oci.grants import Grant, Grants
-from eka_runtime.oci.profile import load_profile
 from eka_runtime.runtime.enter import Refused, enter
-from eka_runtime.runtime.host import Host
-from eka_runtime.runtime.launch import default_state_directory
-from eka_runtime.runtime.planned import Plan
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
 from eka_runtime.view.plan import ViewPlan
 from eka_runtime.view.session import SessionView, session_view
 
+if TYPE_CHECKING:
+    from eka_runtime.build.workbench import Workbench
+    from eka_runtime.daemon.server import Server
+
 INNER = "/eka"
 ENTRY = f"{INNER}/nix/entry.nix"
-SOCKET = f"{INNER}/daemon.sock"
 OUTPUT_LIMIT = 1 << 28
 ERROR_LIMIT = 1 << 22
 
 _EXPRESSIONS = ("entry.nix", "scope.nix")
 _HERE = Path(__file__).parent / "nix"
-_STORE_PLACE, _SOCKET_PLACE = "/eka-session/store", "/eka-session/socket"
 _LAUNCH_FAILED = (125, 126, 127)
 
 Say = Callable[[str], None]
-MakeWorkbench = Callable[[], Workbench]
 
 
 class Sandbox(NamedTuple):
-    """Where evaluations run. `say` is told, line by line, what the evaluator says meanwhile."""
+    """Where evaluations run. `say` is told, line by line, what the evaluator says meanwhile.
+
+    What is built in the middle of one takes nothing from far away if `offline`.
+    """
 
     store: Store
     settings: Settings
-    host: Host
     say: Say
+    offline: bool = False
 
     def ask(
         self,
@@ -96,12 +96,16 @@ class Sandbox(NamedTuple):
                 hint="use Nix: `EKA_EVALUATOR=nix`",
             )
         inputs = self._inputs([*evaluator.roots, *graph.store_paths()])
-        request = _published(graph.request(mode, attribute))
-        command = evaluator.command(ENTRY, (INNER,))
+        request = graph.request(mode, attribute)
         with session_view(self.store, inputs) as (view, shown):
-            ready = self._ready(command, graph, request, shown, inputs, annotations)
-            answer = self._run(ready, view)
-        if answer.status in _LAUNCH_FAILED and not answer.out:
+            wanted = _wanted(evaluator, graph, shown, inputs, annotations)
+            start = find_start(wanted, self.store, self.settings)
+            answer = self._run(start, view, request)
+            if _not_started(answer) and start.kept:
+                # What was true of the host when that was recorded may be so no longer.
+                start.kept.unlink(missing_ok=True)
+                answer = self._run(fresh_start(wanted, self.store, self.settings), view, request)
+        if _not_started(answer):
             raise LaunchError(f"the evaluator could not be started: {answer.err.strip()}")
         try:
             return evaluator.value(answer)
@@ -115,83 +119,101 @@ class Sandbox(NamedTuple):
             store.paths.touch(paths)
         return [store.info(path) for path in paths]
 
-    def _ready(
-        self,
-        command: Command,
-        graph: Graph,
-        request: Path,
-        shown: ViewPlan,
-        inputs: Sequence[PathInfo],
-        annotations: Mapping[str, str],
-    ) -> Ready:
-        grants = Grants(paths=_grants(graph, request), covered=_covered(graph))
-        stable = [
-            mount._replace(source=_STORE_PLACE) if mount.destination == "/nix/store" else mount
-            for mount in shown.mounts
-        ]
-        closure = tuple(info.path for info in inputs)
-        bundle = _bundle(
-            command, shown._replace(mounts=tuple(stable)), closure, grants, self.host, annotations
-        )
-        # The socket is another one each time, so it cannot be pinned as grants are.
-        pinned = grants._replace(paths=tuple(g for g in grants.paths if g.path != SOCKET))
-        prepared = Prepared(bundle, closure, pinned, (), (), (), False, "evaluation")
-        return Ready(prepared, self.settings, self.host, self.store)
-
     def _workbench(self) -> Workbench:
         """For what is built in the middle of an evaluation."""
-        builds = default_settings(self.settings, os.environ, offline=False)
-        return Workbench(self.host, builds, default_state_directory(os.environ))
+        from eka.launching import find_host
+        from eka.realising import default_settings
+        from eka_runtime.build.workbench import Workbench
+        from eka_runtime.runtime.launch import default_state_directory
 
-    def _run(self, ready: Ready, view: SessionView) -> Answer:
-        with _listening(self.store) as (listening, place):
-            plan = ready.plan()
-            plan["terminal"] = False
-            plan["template"] = _filled(plan, os.fspath(view.directory), os.fspath(place))
-            process = ready.bundle.spec.process
-            assert process is not None
-            words = [os.fsencode(word) for word in process.args or ()]
-            env = [os.fsencode(text) for text in process.env or ()]
-            with _serving(self.store.root, listening, view.directory, self.say, self._workbench):
-                return _answer(lambda: enter(plan, words, env), self.say)
+        builds = default_settings(self.settings, os.environ, offline=self.offline)
+        return Workbench(find_host(self.settings), builds, default_state_directory(os.environ))
+
+    def _run(self, start: Start, view: SessionView, request: bytes) -> Answer:
+        tmp = self.store.layout.tmp
+        with _request_file(tmp, request) as file, _listening(tmp) as (listening, place):
+            plan = start.filled(*map(os.fspath, (view.directory, place, file)))
+            with self._serving(listening, view.directory):
+                return _answer(lambda: enter(plan, start.words, start.env), self.say)
+
+    @contextmanager
+    def _serving(self, listening: socket.socket, directory: Path) -> Iterator[None]:
+        """A process that serves the session; it ends when this one does, however that is."""
+        sys.stdout.flush()
+        reading, lifeline = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(lifeline)
+            self._serve(listening, directory, reading)
+        os.close(reading)
+        listening.close()  # so that nobody waits for a server that is gone
+        try:
+            yield
+        finally:
+            os.close(lifeline)
+            _, status = os.waitpid(child, 0)
+        if status:
+            raise StoreError(
+                "what the evaluation added to the store is not all there", hint="evaluate again"
+            )
+
+    def _serve(self, listening: socket.socket, directory: Path, reading: int) -> NoReturn:
+        status = 1
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the evaluator gets it
+            # Here, while the bundle is being started: who connects before waits.
+            from eka_runtime.daemon.server import Server
+
+            root = self.store.root
+            server = Server(
+                lambda: Store.open(root, create=False),
+                listening,
+                self.say,
+                view=lambda store: SessionView(store, directory),
+                workbench=self._workbench,
+            )
+            threading.Thread(target=_end_with_parent, args=(reading, server), daemon=True).start()
+            server.serve()
+            status = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(status)
 
 
-def _bundle(
-    command: Command,
+def _wanted(
+    evaluator: Evaluator,
+    graph: Graph,
     view: ViewPlan,
-    closure: tuple[object, ...],
-    grants: Grants,
-    host: Host,
+    inputs: Sequence[PathInfo],
     annotations: Mapping[str, str],
-) -> Bundle:
-    caller = current_caller()._replace(user="eka", group="eka", home="/homeless-shelter")
-    return compile_bundle(
-        BundleRequest(
-            profile=load_profile("eval"),
-            view=view,
-            closure=closure,  # type: ignore[arg-type]
-            process=Process(command.words, command.env, "/", False, 0o022),
-            grants=grants,
-            caller=caller,
-            shell=ShellFiles(None, None),
-            annotations=annotations,
-            root_inside=root_inside(host),
-        )
+) -> Wanted:
+    mounts = (
+        mount._replace(source=STORE) if mount.destination == "/nix/store" else mount
+        for mount in view.mounts
+    )
+    return Wanted(
+        evaluator.command(ENTRY, (INNER,)),
+        tuple(mounts),
+        tuple(info.path for info in inputs),
+        _shown(graph),
+        _covered(graph),
+        tuple(sorted(annotations.items())),
     )
 
 
-def _grants(graph: Graph, request: Path) -> tuple[Grant, ...]:
-    def shown(source: str, inner: str, origin: str, directory: bool) -> Grant:
-        return Grant(inner, False, origin, os.path.realpath(source), directory)
+def _shown(graph: Graph) -> tuple[Shown, ...]:
+    def real(inner: str, source: str, origin: str, directory: bool) -> Shown:
+        return Shown(inner, os.path.realpath(source), origin, directory)
 
-    files = [
-        *((os.fspath(_HERE / name), f"{INNER}/nix/{name}") for name in _EXPRESSIONS),
-        (os.fspath(request), f"{INNER}/nix/request.json"),
-    ]
-    found = [shown(source, inner, "evaluation", False) for source, inner in files]
-    found += [shown(source, inner, "atom", True) for source, inner in graph.places()]
-    found.append(Grant(SOCKET, False, "evaluation", _SOCKET_PLACE, False))
-    return tuple(sorted(found, key=lambda grant: grant.path.split("/")))
+    own = "evaluation"
+    found = [real(f"{INNER}/nix/{name}", f"{_HERE}/{name}", own, False) for name in _EXPRESSIONS]
+    found += [real(inner, source, "atom", True) for source, inner in graph.places()]
+    found.append(Shown(f"{INNER}/nix/request.json", REQUEST, own, False))
+    found.append(Shown(f"{INNER}/daemon.sock", SOCKET, own, False))
+    return tuple(sorted(found, key=lambda shown: shown.inner.split("/")))
 
 
 def _covered(graph: Graph) -> tuple[str, ...]:
@@ -210,33 +232,27 @@ def _outside(text: str, graph: Graph) -> str:
     return text
 
 
-def _published(request: bytes) -> Path:
-    """The request as a file, which bundles find by its contents."""
-    name = f"{blake2b(request, digest_size=20).hexdigest()}.json"
-    place = cache_dir(os.environ) / "request" / name
-    if not place.exists():
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = place.with_name(f".{name}.{os.getpid()}")
-        fresh.write_bytes(request)
-        os.rename(fresh, place)
-    return place
-
-
-def _filled(plan: Plan, store: str, place: str) -> tuple[bytes | str, ...]:
-    def fill(piece: bytes | str) -> bytes | str:
-        if isinstance(piece, str):
-            return piece
-        for name, path in ((_STORE_PLACE, store), (_SOCKET_PLACE, place)):
-            piece = piece.replace(json.dumps(name).encode(), json.dumps(path).encode())
-        return piece
-
-    return tuple(map(fill, plan["template"]))
+def _not_started(answer: Answer) -> bool:
+    return answer.status in _LAUNCH_FAILED and not answer.out
 
 
 @contextmanager
-def _listening(store: Store) -> Iterator[tuple[socket.socket, Path]]:
+def _request_file(tmp: Path, request: bytes) -> Iterator[Path]:
+    place = tmp / os.urandom(16).hex()
+    try:
+        try:
+            place.write_bytes(request)
+        except OSError as error:
+            raise StoreAccessError(f"cannot write `{place}`: {error.strerror}") from error
+        yield place
+    finally:
+        place.unlink(missing_ok=True)
+
+
+@contextmanager
+def _listening(tmp: Path) -> Iterator[tuple[socket.socket, Path]]:
     """A socket in the store's tmp/, however long the name of that is: unix(7) takes 107 bytes."""
-    place = store.layout.tmp / os.urandom(16).hex()
+    place = tmp / os.urandom(16).hex()
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         fd = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -252,57 +268,6 @@ def _listening(store: Store) -> Iterator[tuple[socket.socket, Path]]:
     finally:
         made.close()
         place.unlink(missing_ok=True)
-
-
-@contextmanager
-def _serving(
-    root: Path, listening: socket.socket, directory: Path, say: Say, workbench: MakeWorkbench
-) -> Iterator[None]:
-    """A process that serves the session; it ends when this one does, however that is."""
-    sys.stdout.flush()
-    reading, lifeline = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(lifeline)
-        _serve(root, listening, directory, reading, say, workbench)
-    os.close(reading)
-    listening.close()  # so that nobody waits for a server that is gone
-    try:
-        yield
-    finally:
-        os.close(lifeline)
-        _, status = os.waitpid(child, 0)
-    if status:
-        raise StoreError(
-            "what the evaluation added to the store is not all there", hint="evaluate again"
-        )
-
-
-def _serve(
-    root: Path,
-    listening: socket.socket,
-    directory: Path,
-    reading: int,
-    say: Say,
-    workbench: MakeWorkbench,
-) -> NoReturn:
-    status = 1
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the evaluator gets it
-        server = Server(
-            lambda: Store.open(root, create=False),
-            listening,
-            say,
-            view=lambda store: SessionView(store, directory),
-            workbench=workbench,
-        )
-        threading.Thread(target=_end_with_parent, args=(reading, server), daemon=True).start()
-        server.serve()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
 
 
 def _end_with_parent(reading: int, server: Server) -> None:

@@ -15,18 +15,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from eka.atom.cache import AtomCache, export_tree
 from eka.atom.lock import LockedAtom, LockedFile, LockedGit
 from eka.atom.set_file import FILE
 from eka.atom.sets import find_set_root, load_set
-from eka.atom.settings import load_atom_settings
 from eka.config import cache_dir
 from eka.evaluate.graph import NO_SET, LocalSet
 from eka_runtime.errors import GitError, HashMismatch, InvalidStorePath, PathNotFound
@@ -34,6 +31,9 @@ from eka_runtime.nix.hashes import NixHash, parse_hash
 from eka_runtime.nix.path import ContentAddress, StorePath, path_for_ca
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
+
+if TYPE_CHECKING:
+    from eka.atom.cache import AtomCache
 
 _UNFIT = re.compile(r"[^A-Za-z0-9+._?=-]")
 Say = Callable[[str], None]
@@ -86,9 +86,13 @@ class StoreSources(NamedTuple):
         return found[0] if found else self.directory
 
     def _cache(self) -> Path:
+        from eka.atom.settings import load_atom_settings
+
         return load_atom_settings(os.environ, self._base()).cache
 
     def _atoms(self) -> AtomCache:
+        from eka.atom.cache import AtomCache
+
         return AtomCache(self._cache(), self._base(), offline=self.offline)
 
     def _fetch(self, locked: LockedAtom, mirrors: Iterable[str]) -> str:
@@ -112,6 +116,10 @@ class StoreSources(NamedTuple):
         return locked.rev
 
     def _tree(self, key: str, name: str, fetch: Callable[[], str]) -> StorePath:
+        import tempfile
+
+        from eka.atom.cache import export_tree
+
         commit = fetch()
         with tempfile.TemporaryDirectory(prefix="eka-fetch-") as directory:
             place = Path(directory) / "tree"
@@ -179,6 +187,8 @@ def _compare(url: str, found: NixHash, wanted: NixHash) -> None:
 
 
 def _add_unpacked(store: Store, file: Path, path: StorePath, address: ContentAddress) -> None:
+    import tempfile
+
     from eka.atom.archive import unpack
     from eka_runtime.nix.nar import NarWriter
 
@@ -188,6 +198,8 @@ def _add_unpacked(store: Store, file: Path, path: StorePath, address: ContentAdd
 
 
 def _add_file(store: Store, file: Path, path: StorePath, address: ContentAddress) -> None:
+    import tempfile
+
     from eka_runtime.nix.nar import NarWriter
 
     with tempfile.TemporaryFile(dir=store.layout.tmp) as nar, file.open("rb") as stream:

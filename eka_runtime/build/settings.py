@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from eka_runtime.oci.bundle import ShellSource
+if TYPE_CHECKING:
+    from eka_runtime.oci.bundle import ShellSource
 
 _MACHINES = {"i386": "i686", "i586": "i686", "armv7": "armv7l", "arm64": "aarch64"}
 _ALSO = {"x86_64-linux": ("i686-linux",)}

@@ -9,15 +9,18 @@ import itertools
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from eka_runtime.build.log import MESSAGE
-from eka_runtime.build.scheduler import Outcome, Scheduler
 from eka_runtime.daemon.peer import ClientGone, Peer
 from eka_runtime.daemon.protocol import Message, Status
 from eka_runtime.daemon.wire import Values
 from eka_runtime.errors import BuildError, DependencyFailed, EkaError, FormatError, UsageError
 from eka_runtime.nix.derivation import Derivation
 from eka_runtime.nix.path import StorePath
+
+if TYPE_CHECKING:
+    from eka_runtime.build.scheduler import Outcome
 
 _NORMAL, _REPAIR, _CHECK = range(3)
 _BUILD, _BUILD_WAITING = 105, 111
@@ -110,6 +113,8 @@ def realise(
         )
     if not wanted:
         return {}
+    from eka_runtime.build.scheduler import Scheduler
+
     bench = peer.workbench()
     settings = bench.settings._replace(check=mode == _CHECK)
     watch = ClientWatch(peer)

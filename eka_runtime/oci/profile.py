@@ -130,6 +130,12 @@ def load_profile(name: str) -> Profile:
     return _load(name, ())
 
 
+def builtin_files() -> tuple[Path, ...]:
+    """All that built-in profiles are made of."""
+    place = next(place for place in _PLACES if place.is_dir())
+    return tuple(sorted(place.iterdir()))
+
+
 def _load(name: str, above: tuple[Path, ...]) -> Profile:
     file = _find(name)
     if file in above or len(above) >= MAX_DEPTH:
