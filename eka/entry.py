@@ -23,15 +23,24 @@ def main() -> NoReturn:
         from eka import lookup
 
         lookup.attempt(words[2:])
+    if words[:1] == ["eval"]:
+        from eka import plain_eval
+
+        collect_rarely()
+        plain_eval.attempt(words[1:])
     whole()
 
 
 def whole() -> NoReturn:
     """Without trying."""
-    import gc
-
-    # Imports make objects to stay, and looking through them for garbage is a twentieth of a start.
-    gc.set_threshold(GARBAGE)
+    collect_rarely()
     from eka.cli import main
 
     main()
+
+
+def collect_rarely() -> None:
+    """Imports make objects to stay; looking through them for garbage is a twentieth of a start."""
+    import gc
+
+    gc.set_threshold(GARBAGE)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +39,8 @@ def find_parts(program: str, by_name: Iterable[str] = ()) -> HostProgram:
     if interpreter is None:
         raise FormatError("it is not a dynamic program")
     loader = os.fsdecode(interpreter)
+    import subprocess
+
     done = subprocess.run(
         [loader, "--list", program], capture_output=True, text=True, check=False, env={}
     )

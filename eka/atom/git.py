@@ -2,19 +2,22 @@
 
 Constraint: nothing that came from outside may become an option or another transport. Every
 reference and URL stands behind `--` or is checked before, and only common transports are allowed.
-Local variables (GIT_DIR and others, set inside hooks) are dropped: the directory decides.
+Local variables (GIT_DIR and others, set inside hooks) are dropped: the directory decides. Where no
+repository is, nothing is started, and `subprocess` not even imported.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from eka_runtime.errors import GitError
+
+if TYPE_CHECKING:
+    import subprocess
 
 _LOCAL = {
     *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"),
@@ -48,6 +51,9 @@ def run_git(
 
 def bounded_git(*arguments: str, directory: str | os.PathLike[str] | None, limit: int) -> bytes:
     """As `run_git`, for what somebody else decides the size of: GitError beyond `limit` bytes."""
+    import subprocess
+    import tempfile
+
     where = [] if directory is None else ["-C", os.fspath(directory)]
     command = ["git", *where, "-c", "protocol.version=2", *arguments]
     with tempfile.TemporaryFile() as said:
@@ -82,6 +88,8 @@ def try_git(
     env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """As `run_git`, whatever the status. Raises GitError only when git cannot be started."""
+    import subprocess
+
     where = [] if directory is None else ["-C", os.fspath(directory)]
     settings = [word for pair in config for word in ("-c", pair)]
     command = ["git", *where, "--no-replace-objects", *settings, *arguments]
@@ -101,6 +109,8 @@ def blob_reader(directory: str | os.PathLike[str]) -> Iterator[Callable[[str], I
 
     Each must be read to its end before the next is asked for. Raises GitError.
     """
+    import subprocess
+
     command = ["git", "-C", os.fspath(directory), "--no-replace-objects", "cat-file", "--batch"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=git_environment()) as process:

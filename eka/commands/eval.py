@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import click
 
 from eka.commands.configured import Configured, config_options
@@ -26,30 +23,6 @@ def command(
     It is printed as JSON; with --json on one line. Evaluation sees TARGET and what its lock names,
     and neither files of yours nor the network.
     """
-    from eka.commands.evaluating import evaluating, record_value, split_target
-    from eka.evaluate.cache import mentioned
-    from eka_runtime.errors import UsageError
+    from eka.commands.evaluating import print_value
 
-    if raw and context.json:
-        raise UsageError("`--raw` and `--json` exclude each other")
-    where = split_target(target, attr)
-    with evaluating(context, where, configured) as evaluation:
-        found = evaluation.ask("value", where.attribute)
-        text = _text(found.value, raw=raw, line=context.json)
-        context.output.bytes(text.encode("utf-8"))
-        # A value that names store paths is good only while they are there, which takes a look.
-        if sys.argv[1:2] == ["eval"] and where.uri is None and not mentioned(found.value):
-            record_value(sys.argv[1:], evaluation.depends(where, found), text)
-
-
-def _text(value: object, *, raw: bool, line: bool) -> str:
-    from eka_runtime.errors import UsageError
-
-    if raw and isinstance(value, str):
-        return value
-    if raw:
-        shown = json.dumps(value)[:80]
-        raise UsageError(f"the value is no string: {shown}", hint="drop `--raw`")
-    if line:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
-    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+    print_value(context, configured.choices(), target, attr, raw=raw)

@@ -26,7 +26,7 @@ def command(
 
     for text in targets or (".",):
         where = split_target(text, attr)
-        with evaluating(context, where, configured) as evaluation:
+        with evaluating(context, where, configured.choices()) as evaluation:
             for one in evaluation.plan(where.attribute):
                 if not context.json:
                     context.output.data(str(one.drv))

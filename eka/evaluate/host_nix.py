@@ -15,7 +15,6 @@ Out of scope: running it (`nix.py`).
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -41,6 +40,7 @@ def host_nix(store: Store, environ: Mapping[str, str]) -> StorePath:
     before = known(record, program)
     if before and store.paths.get(before):
         return before
+    import shutil
     import tempfile
 
     parts = _parts(program)
@@ -69,10 +69,17 @@ def files_of(environ: Mapping[str, str]) -> set[str]:
 
 def find_nix(environ: Mapping[str, str]) -> str:
     """The host's nix-instantiate, links followed. Raises EvaluatorMissing."""
-    found = shutil.which(PROGRAM, path=f"{environ.get('PATH', '')}:{_PLACES}")
+    places = f"{environ.get('PATH', '')}:{_PLACES}".split(":")
+    # As shutil.which, whose import takes longer.
+    candidates = (os.path.join(place, PROGRAM) for place in places if place)
+    found = next((file for file in candidates if _executable(file)), None)
     if found is None:
         raise EvaluatorMissing(f"`{PROGRAM}` was not found on this host", hint=_HINT)
     return os.path.realpath(found)
+
+
+def _executable(file: str) -> bool:
+    return os.path.isfile(file) and os.access(file, os.X_OK)
 
 
 def _parts(program: str) -> HostProgram:

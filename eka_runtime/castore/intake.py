@@ -18,11 +18,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from blake3 import blake3
 
@@ -31,6 +30,9 @@ from eka_runtime.castore.blobs import PACKED_MAX, BlobRow
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.errors import StoreError
 from eka_runtime.linux.syscalls import begin_writing
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 INLINE_MAX = 1 << 17
 LARGE = 1 << 20
@@ -51,6 +53,9 @@ class Intake:
     """
 
     def __init__(self, batch: Batch, jobs: int | None = None) -> None:
+        # Here, since it takes long to import, and a daemon that is only asked has none of these.
+        from concurrent.futures import ThreadPoolExecutor
+
         self._batch = batch
         workers = min(jobs or os.cpu_count() or 1, _WORKERS_MAX)
         self._pool = ThreadPoolExecutor(workers, "eka-blobs")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import select
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +35,8 @@ Handler = Callable[["Peer", Values], Values]
 
 def spool(store: Store) -> IO[bytes]:
     """A file without a name, in memory while it is small; to be closed."""
+    import tempfile  # 3 ms that an evaluation of a value never needs
+
     made = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=os.fspath(store.layout.tmp))  # noqa: SIM115
     return cast("IO[bytes]", made)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import marshal
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,56 @@ def test_a_result_is_kept_while_its_inputs_are_the_same(world: World, atom: Path
     assert not traced()
     world.file(atom / "sub" / "new.nix", "1")
     assert traced()
+
+
+HEAVY = {"click", "pydantic", "concurrent.futures", "logging", "subprocess", "tempfile", "shutil"}
+HEAVY |= {"urllib3", "ctypes", "eka.cli", "eka.launching", "eka.prepare", "eka.realising"}
+HEAVY |= {"eka_runtime.oci.bundle", "eka_runtime.build.scheduler", "eka_runtime.runtime.launch"}
+HEAVY |= {"eka.evaluate.compiling"}
+"""What takes longer to import than most evaluations take."""
+
+
+def imported(done: Done) -> set[str]:
+    """The modules that a program, and what it has forked, said that they import."""
+    assert done.status == 0, done.err.decode()
+    lines = [line for line in done.err.decode().splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip() for line in lines}
+
+
+def test_an_edited_atom_is_evaluated_without_what_takes_long_to_import(
+    world: World, atom: Path
+) -> None:
+    python = (world.bin / "python3", "-X", "importtime", "-c")
+
+    def edited(number: int) -> set[str]:
+        world.file(atom / "data", f"{number}")
+        words = ("from eka.entry import main; main()", "eval", atom, "-A", "traced")
+        done = world.run(*python, *words)
+        assert b"on the way" in done.err
+        return imported(done)
+
+    assert "eka.evaluate.compiling" in edited(1)
+    found = edited(2) - imported(world.run(*python, "pass"))
+    assert "eka.evaluate.sandbox" in found
+    assert sorted(found & HEAVY) == []
+
+
+def test_a_record_that_does_not_start_is_made_anew(world: World, atom: Path) -> None:
+    before = set(evaluation_records(world))
+    assert evaluate(world, atom, "-A", "files").status == 0
+    (record,) = set(evaluation_records(world)) - before
+    contents = marshal.loads(record.read_bytes())
+    contents["plan"]["runtime"] = ("/nonexistent", *contents["plan"]["runtime"][1:])
+    world.file(record, marshal.dumps(contents), 0o600)
+    world.file(atom / "data", "changed")
+    done = evaluate(world, atom, "-A", "files", "--raw")
+    assert (done.status, done.out) == (0, b"changed"), done.err.decode()
+    assert marshal.loads(record.read_bytes())["plan"]["runtime"][0] != "/nonexistent"
+
+
+def evaluation_records(world: World) -> list[Path]:
+    found = (world.place / "cache" / "eka" / "launch").glob("*")
+    return [file for file in found if b"eka evaluation record" in file.read_bytes()]
 
 
 def test_a_new_atom_has_a_value(world: World, box: Path) -> None:
