@@ -5,8 +5,9 @@
     $XDG_CACHE_HOME/eka/tidied             empty; its time is when the cache was tidied last
 
 Each change of a script makes another bundle and another record, so the cache is tidied: once a day
-by whoever writes a bundle, and by `eka store gc`. Then what nobody started for a month goes, and
-what killed starts left. Every start touches its bundle, and holds a lock on it while it lives.
+by whoever writes a bundle, and by `eka store gc`. Then what nobody started for a month goes, what
+evaluations kept and none used for as long, and what killed starts left. Every start touches its
+bundle, and holds a lock on it while it lives.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 DAY = 86_400
 KEPT = 30 * DAY
 """Seconds after its last start for which a bundle is kept."""
+
+EVALUATIONS = ("evaluation", "index", "fetched", "request")
+"""What `eka/evaluate/` keeps: files that a use touches. Requests are those of earlier versions."""
 
 
 def put(bundle: Bundle, place: Path) -> bool:
@@ -79,6 +83,10 @@ def _tidy(cache: Path, store: Store) -> None:
     for record in _listed(cache / "launch"):
         if _age(record) > DAY if record.name.startswith(".") else _leads_nowhere(record):
             record.unlink(missing_ok=True)
+    for name in EVALUATIONS:
+        for kept in _listed(cache / name):
+            if _age(kept) > (DAY if kept.name.startswith(".") else KEPT):
+                kept.unlink(missing_ok=True)
 
 
 def _remove_idle(bundle: Path, store: Store) -> None:

@@ -112,6 +112,7 @@ def _read(place: Path, store: Store) -> tuple[object] | None:
         needed = [StorePath.parse(path) for path in data["needs"]]
         if data["format"] != _FORMAT or not all(map(store.paths.get, needed)):
             return None
+        os.utime(place)  # whoever tidies the cache sees that it is of use
         return (data["value"],)
     except (OSError, ValueError, KeyError, TypeError, InvalidStorePath):
         return None

@@ -131,6 +131,7 @@ class StoreSources(NamedTuple):
     def _kept(self, key: str) -> StorePath | None:
         try:
             path = StorePath.parse(_record(key).read_text("utf-8"))
+            os.utime(_record(key))  # whoever tidies the cache sees that it is of use
         except (OSError, UnicodeDecodeError, InvalidStorePath):
             return None
         return path if self.store.paths.get(path) else None

@@ -16,6 +16,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -61,6 +62,9 @@ def scan(directory: Path) -> Scan:
             hasher.update(os.readlink(path) + b"\0")
     if index != known:
         _write(place, index)
+    elif known:
+        with suppress(OSError):
+            os.utime(place)  # whoever tidies the cache sees that it is of use
     return Scan(hasher.digest(), stamps)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from eka.bundle_cache import DAY, KEPT, put, tidy, tidy_daily
+from eka.bundle_cache import DAY, EVALUATIONS, KEPT, put, tidy, tidy_daily
 from eka_runtime.oci.bundle import Bundle, ShellFiles, ShellSource, compile_bundle, is_whole
 from eka_runtime.store.roots import bundle_root
 from eka_runtime.store.store import Store
@@ -153,6 +153,18 @@ def test_records_without_a_bundle_or_any_sense_go(cache: Path, store: Store) -> 
     write_record(cache, "e", cache).chmod(0o666)
     tidy(cache, store)
     assert os.listdir(cache / "launch") == [kept.name]
+
+
+def test_what_evaluations_kept_goes_when_it_is_old(cache: Path, store: Store) -> None:
+    for name in EVALUATIONS:
+        (cache / name).mkdir()
+        for file, age_of in (("old", KEPT + DAY), ("new", KEPT - DAY), (".torn", 2 * DAY)):
+            (cache / name / file).touch()
+            age(cache / name / file, age_of)
+    tidy(cache, store)
+    assert {name: os.listdir(cache / name) for name in EVALUATIONS} == {
+        name: ["new"] for name in EVALUATIONS
+    }
 
 
 def test_once_a_day(cache: Path, store: Store) -> None:

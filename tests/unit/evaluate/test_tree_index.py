@@ -80,3 +80,15 @@ def test_an_index_is_believed_and_a_damaged_one_is_no_harm(
     assert scan(tree).digest != before
     index.write_bytes(b"nonsense")
     assert scan(tree).digest == before
+
+
+def test_an_index_that_is_used_is_not_old(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the files had been written long before: a change time cannot be set.
+    monkeypatch.setattr("eka.evaluate.tree_index.TICK_NS", -(10**9))
+    scan(tree)
+    (index,) = (tmp_path / "cache/eka/index").iterdir()
+    os.utime(index, (1, 1))
+    scan(tree)
+    assert index.stat().st_mtime > 1
