@@ -1,4 +1,4 @@
-"""A C toolchain and sources of real software, from what the machine's distribution has.
+"""A C toolchain, Python, and sources of real software, from what the machine's distribution has.
 
 The programs of Debian's gcc expect a dynamic linker in /lib64, and a build has none there. Theirs
 is changed to one in /build, a name as long, where builders put a link to the toolchain's own.
@@ -11,8 +11,11 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+import sys
+import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
+from zipfile import ZipFile
 
 from tests.requirements import lacking, require
 
@@ -22,21 +25,22 @@ _PROGRAMS = ("as", "ld", "ar", "ranlib", "make")
 _INSIDE = ("cc1", "collect2")
 _OBJECTS = ("crt1.o", "crti.o", "crtn.o", "libc.a", "libm.a", "libpthread.a", "libdl.a")
 _OF_GCC = ("crtbeginT.o", "crtend.o", "libgcc.a", "libgcc_eh.a")
+_UNUSED = ("test", "tests", "__pycache__", "config-*", "idlelib", "tkinter", "*-packages")
 _HEADERS = ("libc6-dev", "linux-libc-dev")
 
 
 def sources(*names: str) -> list[Path]:
     """Archives by the beginnings of their names; skips the test where they were not fetched."""
+    return [_fetched(f"{name}_*.orig.tar.*") for name in names]
+
+
+def _fetched(pattern: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    directory = cache / "eka-setup" / "sources"
-    found = []
-    for name in names:
-        archives = sorted(directory.glob(f"{name}_*.orig.tar.*"))
-        archives = [one for one in archives if one.suffix != ".asc"]
-        if not archives:
-            lacking(f"there is no source of {name}: run `.ci/setup sources`")
-        found.append(archives[0])
-    return found
+    found = sorted((cache / "eka-setup" / "sources").glob(pattern))
+    found = [one for one in found if one.suffix != ".asc"]
+    if not found:
+        lacking(f"there is no source like {pattern}: run `.ci/setup sources`")
+    return found[0]
 
 
 def unpack(archive: Path, directory: Path) -> Path:
@@ -63,9 +67,42 @@ def toolchain(directory: Path) -> Path:
     for name in _OF_GCC:
         shutil.copy(_ask(gcc, f"-print-file-name={name}"), tree / "gcc" / name)
     shutil.copytree(_ask(gcc, "-print-file-name=include"), tree / "gcc" / "include")
-    for library in _libraries(programs):
+    inside = [_ask(gcc, f"-print-prog-name={name}") for name in _INSIDE]
+    for library in _libraries([*programs.values(), *inside]):
         shutil.copy(library, tree / "lib" / library.name)
     _headers(tree / "include")
+    return tree
+
+
+def sdist(name: str) -> Path:
+    """The archive of a Python package."""
+    return _fetched(f"python/{name}-*.tar.gz")
+
+
+def python(directory: Path) -> Path:
+    """A tree: the Python that runs this, its library and headers, and below site/ pip and
+    setuptools."""
+    tree = directory / "python"
+    name = f"python{sysconfig.get_python_version()}"
+    program = Path(sys.executable).resolve()
+    library = Path(sysconfig.get_paths()["stdlib"])
+    (tree / "bin").mkdir(parents=True)
+    _adopt(os.fspath(program), tree / "bin" / "python3")
+    shutil.copytree(library, tree / "lib" / name, ignore=shutil.ignore_patterns(*_UNUSED))
+    modules = [os.fspath(one) for one in (library / "lib-dynload").glob("*.so")]
+    for needed in _libraries([os.fspath(program), *modules]):
+        shutil.copy(needed, tree / "lib" / needed.name)
+    headers = Path(sysconfig.get_paths()["include"])
+    if not (headers / "Python.h").exists():
+        lacking("the headers of Python are not installed")
+    shutil.copytree(headers, tree / "include" / name)
+    # Debian's includes another one, which is beside the directory of its machine's name.
+    own = headers.parent / (sysconfig.get_config_var("MULTIARCH") or "") / name / "pyconfig.h"
+    if own.exists():
+        shutil.copy(own, tree / "include" / name / "pyconfig.h")
+    for wheel in ("setuptools", "pip"):
+        with ZipFile(_fetched(f"python/{wheel}-*.whl")) as archive:
+            archive.extractall(tree / "site")
     return tree
 
 
@@ -89,16 +126,15 @@ def _archive(place: str) -> str:
     return os.fsdecode(match[1]) if match else place
 
 
-def _libraries(programs: Mapping[str, str]) -> set[Path]:
+def _libraries(programs: Sequence[str]) -> set[Path]:
     """Everything that the programs load, and the linker that loads it."""
-    gcc = programs["gcc"]
-    wanted = [*programs.values(), *(_ask(gcc, f"-print-prog-name={name}") for name in _INSIDE)]
+    words = [require("ldd"), *programs]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
     found = set()
-    for program in wanted:
-        done = subprocess.run([require("ldd"), program], capture_output=True, text=True, check=True)
-        for line in done.stdout.splitlines():
-            words = [word for word in line.split() if word.startswith("/")]
-            found.update(Path(word) for word in words[:1])
+    for line in done.stdout.splitlines():
+        # The name of each program stands alone, with a colon behind it.
+        places = [word for word in line.split() if word.startswith("/") and word[-1] != ":"]
+        found.update(Path(place) for place in places[:1])
     return found
 
 
