@@ -127,6 +127,10 @@ class Scheduler:
                     self._running.discard(self._events.get().path)
                 raise
         self._builder = None
+        for goal in todo:
+            if goal.path not in self._outcomes:
+                error = BuildCancelled(f"`{goal.path}` was not begun, since another build failed")
+                self._outcomes[goal.path] = Outcome(goal.path, "failed", {}, error=error)
 
     def _link(self) -> list[Goal]:
         """Ties goals that are to be built to those that they wait for."""

@@ -105,6 +105,17 @@ def test_what_is_not_as_it_should_be_is_refused(loaded: World, hostile: Derivati
     assert log == "".join(f"line {number}\n" for number in range(1, 13))
 
 
+def test_after_a_failure_nothing_new_is_begun(loaded: World, hostile: Derivations) -> None:
+    wanted = [hostile.drvs[name] for name in ("failing", "kept", "others")]
+    done = build(loaded, "-j", "1", "--json", *wanted)
+    assert done.status == 60, done.err.decode()
+    told = [json.loads(line) for line in done.out.splitlines()]
+    assert [one["drvPath"] for one in told] == wanted
+    assert "exit code 7" in told[0]["error"]
+    assert [one["error"].endswith("another build failed") for one in told[1:]] == [True, True]
+    assert b"3 derivations were not built; first: builder for" in done.err
+
+
 def test_what_has_another_hash_is_kept_under_its_own_path(
     loaded: World, hostile: Derivations
 ) -> None:
