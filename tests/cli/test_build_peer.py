@@ -13,6 +13,7 @@ import pytest
 from tests.builds import VECTORS, Derivations, build, info, instantiate, nix_options, path_infos
 from tests.cli.conftest import open_directory
 from tests.cli.world import World
+from tests.requirements import lacking
 from tests.seed import busybox_tree
 
 
@@ -47,6 +48,31 @@ def test_builds_are_those_of_nix(world: World, derivations: Derivations, built: 
         if other.get("deriver"):
             # Of what came in an export stream, nobody has told us.
             assert ours["ca"] == other.get("ca")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "mode"),
+    # The other tests start theirs by crun, in the mode outer.
+    [("crun", "direct"), ("crun", "degraded"), ("runc", "outer"), ("runc", "direct")],
+)
+def test_every_way_to_start_them_gives_the_same(
+    world: World, derivations: Derivations, built: list[str], runtime: str, mode: str
+) -> None:
+    env = {"EKA_RUNTIME": runtime, "EKA_MODE": mode}
+    told = world.run("eka", "doctor", env=env).out.decode()
+    if f"mode: {mode} with {runtime}" not in told:
+        lacking(f"this user cannot start {runtime} in the mode {mode}")
+    derivations.load(world)
+    # One with the host's network, several outputs, references to others and to itself.
+    drvs = [derivations.drvs[name] for name in ("fixedTree", "useSeveral", "several", "self")]
+    done = build(world, "-j", "2", "--check", *drvs, env=env)
+    assert done.status == 0, done.err.decode()
+    outputs = set(done.out.decode().split())
+    assert outputs <= set(built)
+    theirs = path_infos(derivations.nix, built)
+    for ours in info(world, *outputs):
+        assert ours["narHash"] == theirs[ours["path"]]["narHash"]
+        assert sorted(ours["references"]) == sorted(theirs[ours["path"]]["references"])
 
 
 def test_nix_build_in_a_bundle(world: World, box: Path, built: list[str]) -> None:
