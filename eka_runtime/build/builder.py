@@ -93,7 +93,7 @@ class Builder:
         `line` gets the log as it comes. Raises Failure.
         """
         laid = _Laid(self._workshop.place())
-        with BuildLog(self._store, task.path, line) as log:
+        with BuildLog(self._store, task.path, line, laid.place.log) as log:
             try:
                 if task.drv.builder.startswith(BUILTIN):
                     run_builtin(self._store, task, laid.place.store, self._settings)

@@ -36,16 +36,20 @@ Each = Callable[[bytes], object]
 
 
 class BuildLog:
-    """`each` gets every line without its end. A context manager: at its end the log is there."""
+    """`each` gets every line without its end. A context manager: at its end the log is there.
 
-    def __init__(self, store: Store, drv: StorePath, each: Each) -> None:
+    Until then it is at `fresh`, on the store's file system, or among the store's files in the
+    making: somewhere that is swept after a crash.
+    """
+
+    def __init__(self, store: Store, drv: StorePath, each: Each, fresh: Path | None = None) -> None:
         self.size = 0
         self.tail: deque[bytes] = deque(maxlen=TAIL)
         self._each = each
         self._rest = b""
         self._layout = store.layout
         self._place = log_place(store, drv)
-        self._fresh = self._place.with_name(f".new-{os.urandom(8).hex()}")
+        self._fresh = fresh or store.layout.tmp / os.urandom(16).hex()
         with access_errors(self._layout):
             self._place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._file = self._fresh.open("xb")

@@ -2,6 +2,7 @@
 
     STORE/build/shop-<random>/          one scheduler's; flock(2) while it lives
       <number>/store top tmp            one build: what lies at /nix/store, /build and /tmp
+      <number>.log                      its log in the making
       rootfs-<number>/rootfs            what bundles of one kind have in common
     STORE/build/<hash>.lock             flock(2) by whoever builds that output
     STORE/kept/<name>-<random>/         a failed build, as a bundle (`--keep-failed`)
@@ -46,6 +47,11 @@ class Place(NamedTuple):
     @property
     def tmp(self) -> Path:
         return self.root / "tmp"
+
+    @property
+    def log(self) -> Path:
+        """In the making; beside the others, since they may go, or be kept, before it is whole."""
+        return self.root.with_name(f"{self.root.name}.log")
 
 
 class Workshop(Closing):

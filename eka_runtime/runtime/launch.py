@@ -11,10 +11,11 @@ import copy
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from base64 import b64encode
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +29,7 @@ from eka_runtime.runtime.enter import enter
 from eka_runtime.runtime.host import Host
 from eka_runtime.runtime.init import Init, find_init
 from eka_runtime.runtime.kind import Config, Kind, namespace_types
-from eka_runtime.runtime.limits import Enforced, enforce
+from eka_runtime.runtime.limits import Enforced, enforce, own_groups
 from eka_runtime.runtime.planned import Plan
 from eka_runtime.runtime.runc import RUNC
 from eka_runtime.runtime.view_server import served_mount, server_words
@@ -97,7 +98,8 @@ def plan(
     outer = mode == "outer"
     runtime = (host.runtime, *options)
     if not outer:
-        _sweep(Path(directory), runtime)
+        makes_groups = kind.makes_cgroups and host.uid == 0
+        _sweep(Path(directory), runtime, own_groups() if makes_groups else ())
     return Plan(
         mode=mode,
         runtime=runtime,
@@ -188,17 +190,31 @@ def _state_directory(path: Path, *, with_socket: bool) -> Path:
     return absolute
 
 
-def _sweep(state: Path, runtime: tuple[str, ...]) -> None:
-    """Removes what launchers left that were killed; `enter` names a container by its launcher."""
-    for left in state.glob("eka-*"):
-        launcher = left.name.split("-")[1]
-        if launcher.isdecimal() and not os.path.exists(f"/proc/{launcher}"):
-            words = (*runtime, "delete", "--force", left.name)
-            subprocess.run(words, capture_output=True, check=False, env={})
+def _sweep(state: Path, runtime: tuple[str, ...], groups: Iterable[Path]) -> None:
+    """Removes what launchers left that were killed; `enter` names a container by its launcher.
+
+    A runtime that was killed with its launcher may not have written down what it made.
+    """
+    for left in _left(state):
+        words = (*runtime, "delete", "--force", left.name)
+        done = subprocess.run(words, capture_output=True, check=False, env={})
+        if done.returncode == 0:
+            shutil.rmtree(left, ignore_errors=True)
+    for group in groups:
+        for left in _left(group):
+            with suppress(OSError):  # somebody is in it
+                left.rmdir()
     for left in state.glob("?" * 8):
         with suppress(FileNotFoundError):
             if left.is_socket() and time.time() - left.stat().st_mtime > _SOCKETS_KEPT:
                 left.unlink()
+
+
+def _left(directory: Path) -> Iterator[Path]:
+    for left in directory.glob("eka-*"):
+        launcher = left.name.split("-")[1]
+        if launcher.isdecimal() and not os.path.exists(f"/proc/{launcher}"):
+            yield left
 
 
 def _maps_single_id(config: Config, host: Host) -> bool:

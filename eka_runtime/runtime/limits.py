@@ -218,6 +218,15 @@ def _places(controller: str) -> Iterator[tuple[int, str]]:
                 place = place.parent
 
 
+def own_groups() -> list[Path]:
+    """Those that this process is in, one of each hierarchy that is mounted."""
+    places = (
+        _directory("cgroup", names[0], path) if number else _directory("cgroup2", "", path)
+        for number, names, path in _memberships()
+    )
+    return [place for place in places if place is not None]
+
+
 def _memberships() -> Iterator[tuple[int, list[str], str]]:
     """cgroups(7): hierarchy, controllers, path."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
