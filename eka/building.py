@@ -89,9 +89,10 @@ class Display:
 
     def _tell(self, outcome: Outcome) -> None:
         output = self._output
-        output.warning(f"{outcome.error}")
+        output.warning(describe(outcome))
         if outcome.tail:
-            output.message(f"last {len(outcome.tail)} lines of its log:")
+            count = f"last {len(outcome.tail)} lines" if len(outcome.tail) > 1 else "the only line"
+            output.message(f"{count} of its log:")
             for line in outcome.tail:
                 output.message(f"> {printable(line)}")
             output.message(f"the whole log: `eka log {outcome.path}`")
@@ -102,6 +103,12 @@ class Display:
             names = ", ".join(path.name.removesuffix(".drv") for path in outcome.lost[:5])
             more = f" and {len(outcome.lost) - 5} more" if len(outcome.lost) > 5 else ""
             output.message(f"without it these cannot be built: {names}{more}")
+
+
+def describe(outcome: Outcome) -> str:
+    """Its error; what does not name the derivation itself is told with its name."""
+    text = str(outcome.error)
+    return text if str(outcome.path) in text else f"building of `{outcome.path}` failed: {text}"
 
 
 def printable(line: bytes) -> str:

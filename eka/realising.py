@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from eka.building import Display, first_error
+from eka.building import Display, describe, first_error
 from eka.commands.store_arguments import store_path
 from eka.context import Context
 from eka.fetching import Reach
@@ -276,10 +276,10 @@ def _summary(failed: Outcome, outcomes: Mapping[StorePath, Outcome]) -> EkaError
     count = sum(outcome.error is not None for outcome in outcomes.values())
     error = failed.error
     assert error is not None
-    if count == 1:
-        return error
-    kind = type(error)
-    return kind(f"{count} derivations were not built; first: {error}", hint=error.hint)
+    text = describe(failed)
+    if count > 1:
+        text = f"{count} derivations were not built; first: {text}"
+    return type(error)(text, hint=error.hint)
 
 
 def _show_plan(
@@ -288,7 +288,9 @@ def _show_plan(
     goals = Goals(store, ReachSubstitutes(reach))
     goals.add(wanted)
     for path, goal in goals.goals.items():
-        if goal.build:
+        if goal.build and context.json:
+            context.output.json({"drvPath": str(path), "outputs": sorted(goal.wanted)})
+        elif goal.build:
             context.output.data(str(path))
 
 

@@ -20,7 +20,7 @@ _OPTIONS = {
     "allow-import-from-derivation": "true",
     "allowed-uris": "",
     "build-hook": "",
-    "experimental-features": "",
+    "experimental-features": "ca-derivations",
     "restrict-eval": "true",
     "substituters": "",
     "warn-dirty": "false",

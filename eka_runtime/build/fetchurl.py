@@ -45,9 +45,16 @@ def fetch(store: Store, task: Task, directory: Path, *, offline: bool) -> None:
                 with open(place, "xb") as file:
                     shutil.copyfileobj(source, file, 1 << 20)
     except (OSError, urllib3.exceptions.HTTPError, EkaError) as error:
-        raise BuilderFailed(f"cannot fetch `{url}`: {error}") from error
+        raise BuilderFailed(f"cannot fetch `{url}`: {_reason(error)}") from error
     if env.get("executable") == "1":
         os.chmod(place, 0o755)
+
+
+def _reason(error: Exception) -> str:
+    """What there is at the bottom of urllib3's wrappings."""
+    inner = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
+    cause = inner.__cause__ if isinstance(inner, urllib3.exceptions.NewConnectionError) else None
+    return (isinstance(cause, OSError) and cause.strerror) or str(inner)
 
 
 @contextmanager

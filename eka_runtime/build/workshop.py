@@ -8,7 +8,7 @@
     STORE/kept/<name>-<random>/         a failed build, as a bundle (`--keep-failed`)
 
 The kernel drops the locks of the dead. A workshop without a lock is swept by the next scheduler,
-and so is the file of a lock by whoever held it.
+and so is the file of a lock that nobody holds; else whoever held it removes it.
 """
 
 from __future__ import annotations
@@ -120,6 +120,11 @@ class Workshop(Closing):
             # A sweep took it for a dead one's before we had the lock.
 
     def _sweep(self) -> None:
+        for place in list(self._directory.glob("*.lock")):
+            lock = _flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock is not None:
+                place.unlink(missing_ok=True)
+                os.close(lock)
         for entry in list(self._directory.glob(f"{_SHOP}*")):
             # Parts of a tree, which its removal has moved up, are those of a dead one.
             shop = entry.with_name(entry.name.partition(".")[0])

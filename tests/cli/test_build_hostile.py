@@ -116,6 +116,15 @@ def test_after_a_failure_nothing_new_is_begun(loaded: World, hostile: Derivation
     assert b"3 derivations were not built; first: builder for" in done.err
 
 
+def test_every_failure_names_its_derivation(loaded: World, hostile: Derivations) -> None:
+    drv = hostile.drvs["wrongKind"]
+    done = build(loaded, drv)
+    assert done.status == 62, done.err.decode()
+    assert f"error: building of `{drv}` failed: output path `" in done.err.decode()
+    planned = build(loaded, "--dry-run", "--json", drv)
+    assert json.loads(planned.out) == {"drvPath": drv, "outputs": ["out"]}
+
+
 def test_what_has_another_hash_is_kept_under_its_own_path(
     loaded: World, hostile: Derivations
 ) -> None:

@@ -83,3 +83,8 @@ def test_nix_build_in_a_bundle(world: World, box: Path, built: list[str]) -> Non
     assert done.status == 0, done.err.decode()
     assert done.out.decode().strip() in built
     assert os.readlink(box / "result-dev") in built
+    text = "{ floating = (import ./builds.nix { tools = ./busybox-tools; }).caSelf; }"
+    world.file(box / "own.nix", text)
+    done = build(world, "own.nix#floating", cwd=box)
+    assert done.status == 0, done.err.decode()
+    assert done.out.decode().strip() in built
