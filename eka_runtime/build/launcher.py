@@ -45,7 +45,10 @@ class _Child:
             posix.kill(self.pid, _signal.SIGKILL)
             return
         for child in _children(self.pid) or [self.pid]:
-            posix.kill(child, _signal.SIGKILL)
+            try:
+                posix.kill(child, _signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # it has ended since, and its launcher with it
 
 
 def main(control: int, life: int) -> NoReturn:

@@ -39,6 +39,7 @@ KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (CRUN, RUNC)}
 _NETWORK, _NESTING = "dev.eka.network", "dev.eka.nesting"  # eka_runtime.oci.bundle
 _PATH_LIMIT = 98  # a socket with 8 letters lies in the state directory; its path has 107 at most
 _SOCKETS_KEPT = 3600  # seconds, in which every runtime has connected to its own
+_WRITTEN_DOWN = ("status", "state.json")  # what crun and runc know of a container
 _SBIN = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 _SMALLEST_NOFILE = 512
 _CGROUPS = ("/sys/fs/cgroup",)
@@ -197,8 +198,8 @@ def _sweep(state: Path, runtime: tuple[str, ...], groups: Iterable[Path]) -> Non
     """
     for left in _left(state):
         words = (*runtime, "delete", "--force", left.name)
-        done = subprocess.run(words, capture_output=True, check=False, env={})
-        if done.returncode == 0:
+        subprocess.run(words, capture_output=True, check=False, env={})
+        if not any((left / name).exists() for name in _WRITTEN_DOWN):
             shutil.rmtree(left, ignore_errors=True)
     for group in groups:
         for left in _left(group):
@@ -213,8 +214,17 @@ def _sweep(state: Path, runtime: tuple[str, ...], groups: Iterable[Path]) -> Non
 def _left(directory: Path) -> Iterator[Path]:
     for left in directory.glob("eka-*"):
         launcher = left.name.split("-")[1]
-        if launcher.isdecimal() and not os.path.exists(f"/proc/{launcher}"):
+        if launcher.isdecimal() and not _lives(launcher):
             yield left
+
+
+def _lives(pid: str) -> bool:
+    """The dead whom nobody has waited for are dead: proc_pid_stat(5)."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return status.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
 
 
 def _maps_single_id(config: Config, host: Host) -> bool:
