@@ -108,6 +108,7 @@ def _check_nothing_is_left(world: World, killed: list[int]) -> None:
     assert verified.status == 0, verified.out + verified.err
 
 
+@pytest.mark.timeout(300 + 30 * BUILDS)
 def test_whatever_is_killed_can_be_built_again(world: World, crashing: Derivations) -> None:
     crashing.load(world)
     rng, ways = random.Random(SEED), _ways(world)

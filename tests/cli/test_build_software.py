@@ -33,6 +33,7 @@ def software() -> Iterator[Derivations]:
         yield instantiate(place, "software.nix", **trees)
 
 
+@pytest.mark.timeout(600)
 def test_real_software_is_built_and_runs(world: World, software: Derivations) -> None:
     software.load(world)
     drvs = software.drvs
