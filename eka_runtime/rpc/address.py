@@ -1,6 +1,6 @@
 """Where services are: the URLs that clients are given, and the addresses that servers listen on.
 
-    grpc+unix:/path/to/socket     no authority: snix refuses `grpc+unix:///…`, and so is it here
+    grpc+unix:/path/to/socket     or `grpc+unix:///path/to/socket`, which newer snix takes, too
     grpc+http://host[:port]       80 unless stated
     grpc+https://host[:port]      443 unless stated
 
@@ -84,7 +84,7 @@ class ServiceUrl(NamedTuple):
         """Raises UsageError with what is wrong about it."""
         try:
             parts = urlsplit(text)
-            address = _socket(parts, text) if parts.scheme == "grpc+unix" else _host(parts)
+            address = _socket(parts) if parts.scheme == "grpc+unix" else _host(parts)
         except ValueError as error:
             raise _bad(text, str(error)) from error
         secure = parts.scheme == "grpc+https"
@@ -96,9 +96,9 @@ class ServiceUrl(NamedTuple):
         return cls(address, secure, waits, options.get(_TLS[0]), cert, key)
 
 
-def _socket(parts: SplitResult, text: str) -> Socket:
-    if text[len("grpc+unix:") :].startswith("//"):
-        raise ValueError("it has an authority: one slash, not three, begins the path")
+def _socket(parts: SplitResult) -> Socket:
+    if parts.netloc:
+        raise ValueError("it has a host: one slash, or three, begin the path")
     path = unquote(parts.path)
     if not path.startswith("/") or "\0" in path or parts.fragment:
         raise ValueError("it does not name an absolute path")

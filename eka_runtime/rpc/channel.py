@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 from eka_runtime.closing import Closing
 from eka_runtime.errors import EkaError, FormatError, ServiceError, StoreCorrupt, UsageError
-from eka_runtime.rpc.address import ServiceUrl
+from eka_runtime.rpc.address import ServiceUrl, Socket
 from eka_runtime.rpc.library import MAX_MESSAGE, ChannelOptions, grpc
 
 T = TypeVar("T")
@@ -49,6 +49,9 @@ class Channel:
         target, options = parsed.address.target, list(_OPTIONS)
         if parsed.address.local:
             options.append(("grpc.enable_http_proxy", 0))
+        if isinstance(parsed.address, Socket):
+            # It would be the path, which servers of hyper's, such as snix's, refuse.
+            options.append(("grpc.default_authority", "localhost"))
         if parsed.secure:
             self._channel = grpc.secure_channel(target, _credentials(parsed), options)
         else:

@@ -18,7 +18,7 @@ EXPRESSION = """
   nested = { a = null; b = [ true { } ]; };
   read = builtins.readFile ./data;
   imported = import ./lib.nix 20;
-  outside = builtins.readFile /etc/passwd;
+  outside = builtins.readFile ../outside;
   failing = throw "on purpose";
 }
 """
@@ -40,10 +40,13 @@ def evaluator(request: pytest.FixtureRequest, world: World, box: Path) -> dict[s
 
 @pytest.fixture
 def tree(world: World, box: Path) -> Path:
-    world.file(box / "default.nix", EXPRESSION)
-    world.file(box / "data", "data")
-    world.file(box / "lib.nix", "x: x + 1")
-    return box
+    made = box / "tree"
+    made.mkdir(mode=0o755)
+    world.file(made / "default.nix", EXPRESSION)
+    world.file(made / "data", "data")
+    world.file(made / "lib.nix", "x: x + 1")
+    world.file(box / "outside", "of the host")
+    return made
 
 
 def test_values(world: World, tree: Path, evaluator: dict[str, str]) -> None:
@@ -66,7 +69,7 @@ def test_failures(world: World, tree: Path, evaluator: dict[str, str]) -> None:
     assert b"on purpose" in failing.err
     outside = world.run("eka", "eval", f"{tree}#outside", env=evaluator)
     assert outside.status in (66, 67)
-    assert b"/etc/passwd" in outside.err
+    assert bytes(tree.parent / "outside") in outside.err
 
 
 def test_one_that_is_none(world: World, tree: Path) -> None:

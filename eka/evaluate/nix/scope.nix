@@ -105,7 +105,10 @@ let
   loud = scope false;
   silent = scope true;
 
-  scopedImport = names: path: b.scopedImport (scopeOf path // names) path;
+  scopedImport = names: path: scoped (scopeOf path // names) path;
+
+  # snix has none: its own builtins are what code then sees, and the sandbox is all there is.
+  scoped = b.scopedImport or (names: path: import path);
 
   scopeOf =
     path:
@@ -153,7 +156,7 @@ let
           tree names place
         else
           {
-            value = b.scopedImport names place;
+            value = scoped names place;
             children = { };
           }
       ) (b.readDir path);
@@ -161,7 +164,7 @@ let
     {
       inherit children;
       value =
-        if children ? "default.nix" then children."default.nix".value else b.scopedImport names path;
+        if children ? "default.nix" then children."default.nix".value else scoped names path;
     };
 
   memo =
@@ -177,10 +180,10 @@ let
       ) root.tree rest;
     in
     if root == null then
-      b.scopedImport loud path
+      scoped loud path
     # What a symbolic link leads to is not in the tree under this name.
     else if found == null then
-      b.scopedImport root.scope path
+      scoped root.scope path
     else
       found.value;
 in
