@@ -46,7 +46,8 @@ class Channel:
         """Raises UsageError for a bad URL; ServiceError when it says `wait-connect=1` in vain."""
         self.url = url
         parsed = ServiceUrl.parse(url)
-        target, options = parsed.address.target, list(_OPTIONS)
+        target = parsed.address.target
+        options: list[tuple[str, int | str]] = list(_OPTIONS)
         if parsed.address.local:
             options.append(("grpc.enable_http_proxy", 0))
         if isinstance(parsed.address, Socket):
