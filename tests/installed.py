@@ -7,6 +7,7 @@ is downloaded.
 
 from __future__ import annotations
 
+import configparser
 import re
 import shutil
 import subprocess
@@ -86,7 +87,15 @@ def _unpack(wheel: Path, site: Path, scripts: Path) -> None:
             target.write_bytes(archive.read(name))
             if data:
                 target.chmod(0o755)
-    entry = scripts / "eka"
-    python = scripts / "python3"
-    entry.write_text(f"#!{python}\nfrom eka.cli import main\nmain()\n")
-    entry.chmod(0o755)
+    _make_scripts(next(site.glob("eka-*.dist-info")) / "entry_points.txt", scripts)
+
+
+def _make_scripts(file: Path, scripts: Path) -> None:
+    parser = configparser.ConfigParser()
+    parser.read(file)
+    for name, place in parser["console_scripts"].items():
+        module, _, function = place.partition(":")
+        script = scripts / name
+        lines = [f"#!{scripts}/python3", "import sys", f"from {module} import {function}"]
+        script.write_text("\n".join([*lines, f"sys.exit({function}())", ""]))
+        script.chmod(0o755)

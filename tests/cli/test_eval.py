@@ -191,6 +191,7 @@ def test_an_edited_atom_is_evaluated_without_what_takes_long_to_import(
 
 def test_a_record_that_does_not_start_is_made_anew(world: World, atom: Path) -> None:
     before = set(evaluation_records(world))
+    world.file(atom / "data", "of no other test")
     assert evaluate(world, atom, "-A", "files").status == 0
     (record,) = set(evaluation_records(world)) - before
     contents = marshal.loads(record.read_bytes())
