@@ -195,7 +195,7 @@ def _real(path: str, text: str, origin: str) -> str:
 def _unusable(path: str, text: str, origin: str, error: OSError) -> GrantError:
     # A link into a store that only exists inside bundles is a package, and dangles out here. The
     # error names the first directory that is missing, which may be /nix.
-    if within(os.path.realpath(path), "/nix/store"):
+    if isinstance(error, FileNotFoundError) and within(os.path.realpath(path), "/nix/store"):
         hint = "store paths are packages: name it with `packages = […]` or `-p`"
     elif isinstance(error, FileNotFoundError):
         hint = "create it first, or drop the grant"

@@ -23,8 +23,19 @@ from eka_runtime.nix.nar import NarReader
 from tests.unit.nix.trees import Dir, File, Tree, in_pieces
 
 _ROOT = Path(__file__).parents[3]
-# Hundreds of small stores, each made durable, are kept from the disk where that is possible.
-_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def _memory() -> str | None:
+    """Hundreds of small stores, each made durable, are kept from the disk where that is possible.
+
+    In containers nothing there may be executed.
+    """
+    place = "/dev/shm"
+    fit = os.access(place, os.W_OK) and not os.statvfs(place).f_flag & os.ST_NOEXEC
+    return place if fit else None
+
+
+_MEMORY = _memory()
 
 
 class Castore(NamedTuple):
