@@ -11,6 +11,8 @@ import pty
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,8 @@ from tests.requirements import lacking, require
 
 RUNTIMES = ("crun", "runc")
 SECRET = b"a secret of the host\n"
+UNREACHED = 1000
+"""Inside, processes are counted from 1; a host that is a container itself may have few, too."""
 
 # Each succeeds (status 0) when it gets out. {host} is a process of the host, {busybox} a package,
 # {other} a store path outside the closure, {beside} a directory of the caller's with a secret.
@@ -100,9 +104,23 @@ def prepare(world: World, box: Path, beside: Path) -> None:
         os.chmod(box / name, 0o666)
 
 
-def body(world: World, box: Path, beside: Path) -> str:
+@contextmanager
+def bystander(world: World) -> Iterator[int]:
+    """A process of the user outside, whose number no process inside comes to have."""
+    while True:
+        process = world.popen("sleep", "600")
+        with process:
+            try:
+                if process.pid > UNREACHED:
+                    yield process.pid
+                    return
+            finally:
+                process.kill()
+
+
+def body(world: World, box: Path, beside: Path, host: int) -> str:
     values = {
-        "host": os.getpid(),
+        "host": host,
         "busybox": world.busybox,
         "other": world.other,
         "beside": beside,
@@ -137,8 +155,9 @@ def attempt_all(world: World, runtime: str) -> dict[str, str]:
     require(runtime)
     box, beside = (world.directory(f"{name}-{runtime}") for name in ("escape", "beside"))
     prepare(world, box, beside)
-    script = world.script(box, body(world, box, beside), name="escape")
-    done = world.run(script, cwd=box, env={"EKA_RUNTIME": runtime}, timeout=100)
+    with bystander(world) as host:
+        script = world.script(box, body(world, box, beside, host), name="escape")
+        done = world.run(script, cwd=box, env={"EKA_RUNTIME": runtime}, timeout=100)
     assert done.status == 0, done
     assert (beside / "secret").read_bytes() == SECRET
     return dict(line.split() for line in done.out.decode().splitlines())
