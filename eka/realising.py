@@ -113,7 +113,12 @@ def _targets(text: str, reach: Reach) -> list[Target]:
     """An atom or expression stands for its derivations. Raises what evaluating raises."""
     ref = PackageRef(text, "target", Path.cwd())
     if not names_atom(ref) and not text.endswith(".nix"):
-        return [parse_target(text)]
+        try:
+            return [parse_target(text)]
+        except UsageError:
+            if not os.path.isdir(text):
+                raise
+        # A directory of the caller's: what it lacks to be evaluated is what is to be told.
     from eka.evaluate.evaluation import parse_target as parse_evaluated
     from eka.evaluate.evaluation import planned
     from eka.evaluate.installing import plan_target

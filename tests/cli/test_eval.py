@@ -235,6 +235,9 @@ def test_what_is_no_target(world: World, box: Path) -> None:
         done = world.run("eka", "eval", target, cwd=box)
         assert done.status == 2
         assert message in done.err.decode()
+    done = world.run("eka", "build", cwd=box)
+    assert done.status == 2
+    assert b"neither an atom.toml" in done.err
 
 
 def test_cross_systems_and_variants(world: World, atom: Path) -> None:
