@@ -214,6 +214,9 @@ def test_a_new_atom_has_a_value(world: World, box: Path) -> None:
         assert done.status == 0, done.err.decode()
     done = world.run("eka", "eval", "tool", cwd=box)
     assert json.loads(done.out) == {"text": "hello from tool"}, done.err.decode()
+    plan = world.run("eka", "plan", "tool", cwd=box)
+    assert (plan.status, plan.out) == (66, b"")
+    assert plan.err.startswith(b"error: nothing in the value is a derivation; it has `text`\n")
 
 
 def test_plain_files_and_old_style_directories(world: World, box: Path) -> None:

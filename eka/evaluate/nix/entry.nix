@@ -208,7 +208,7 @@ if request.mode == "shell" then
   }) shellInputs)
 else if request.mode == "plan" then
   if found == [ ] then
-    throw "eka: no derivation: the value has none; it has ${listed (b.attrNames (called selected))}"
+    throw "eka: no derivation: nothing in the value is a derivation; it has ${listed (b.attrNames (called selected))}"
   else
     map planned found
 else
