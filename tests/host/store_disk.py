@@ -172,14 +172,15 @@ def a_read_only_disk(root: Path, outside: Path) -> None:
     """From one moment to the next, as after an error of the disk."""
     before = _begin(root, outside / "source")
     source = to_disk(MIXED, outside / "tree")
-    subprocess.run(["mount", "-o", "remount,ro", root], check=True)
+    # Named with its source, since mount(8) would ask for the user of the options there are, too.
+    subprocess.run(["mount", "-o", "remount,ro", "none", root], check=True)
     for words in (["add", source], ["gc"], ["compact"], ["root", "add", before, "x"]):
         expect(eka(root, *words), 24, "error: ", "hint: ")
     expect(eka(root, "root", "remove", "before"), 24, "error: ", "hint: ")
     expect(eka(root, "list"), 0, before)
     expect(eka(root, "verify", "--deep"), 0)
     assert expect(eka(root, "cat", before), 0) == "before"
-    subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+    subprocess.run(["mount", "-o", "remount,rw", "none", root], check=True)
     expect(eka(root, "add", source), 0)
 
 
