@@ -12,11 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import zstandard
 
+from eka_runtime.closing import Closing
 from eka_runtime.errors import PathNotFound, StoreCorrupt
 from eka_runtime.nix.derivation import EXTENSION
 from eka_runtime.nix.path import StorePath
@@ -35,7 +34,7 @@ _LINE_MAX = 1 << 16
 Each = Callable[[bytes], object]
 
 
-class BuildLog:
+class BuildLog(Closing):
     """`each` gets every line without its end. A context manager: at its end the log is there.
 
     Until then it is at `fresh`, on the store's file system, or among the store's files in the
@@ -65,15 +64,7 @@ class BuildLog:
         for line in lines:
             self._line(line)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         try:
             if self._rest:
                 self._line(self._rest)

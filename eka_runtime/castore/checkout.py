@@ -27,8 +27,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from eka_runtime.castore.blobs import PACKED_MAX, READ_SIZE, LocalBlobs
 from eka_runtime.castore.descent import Descent
@@ -41,6 +40,7 @@ from eka_runtime.castore.services import (
     require_blob,
     require_directory,
 )
+from eka_runtime.closing import Closing
 from eka_runtime.errors import StoreCorrupt
 from eka_runtime.linux.syscalls import syncfs
 
@@ -56,7 +56,7 @@ _COPY_RANGE_MAX = 1 << 30
 _NO_COPY_RANGE = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
 
 
-class Linker:
+class Linker(Closing):
     """Where twins are kept, and those that are being made; a context manager for one checkout.
 
     `link` has the signature of os.link. With `stubs`, blobs that are files are not linked to:
@@ -72,15 +72,7 @@ class Linker:
         self._fresh = f"{self.twins}/{NEW_PREFIX}{os.urandom(8).hex()}"
         self._new: dict[str, str] = {}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         for file in self._new.values():
             with suppress(FileNotFoundError):
                 os.unlink(file)

@@ -11,8 +11,8 @@ import hashlib
 import threading
 from collections.abc import Callable
 from queue import Queue
-from types import TracebackType
-from typing import Self
+
+from eka_runtime.closing import Closing
 
 # What is queued but not hashed is bounded by QUEUED pieces. Callers keep pieces below 1 MiB.
 QUEUED = 16
@@ -22,7 +22,7 @@ _Data = bytes | bytearray | memoryview
 _Item = tuple[_Data, Callable[[], None] | None]
 
 
-class StreamHash:
+class StreamHash(Closing):
     """`update` in order from one thread, then `digest`; leaving the context ends the thread.
 
     `also` gets everything that is hashed, in order, in the thread that calls `update`: this one's
@@ -35,17 +35,6 @@ class StreamHash:
         self._queue: Queue[_Item | None] = Queue(QUEUED)
         self._thread: threading.Thread | None = None
         self.size = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._join()
 
     def update(self, data: _Data, done: Callable[[], None] | None = None) -> None:
         """`data` must not change before `done` was called, in whatever thread."""
@@ -64,7 +53,7 @@ class StreamHash:
 
     def digest(self) -> bytes:
         """Of everything so far; waits for it. Nothing may be added afterwards."""
-        self._join()
+        self.close()
         return self._hash.digest()
 
     def _run(self) -> None:
@@ -74,7 +63,7 @@ class StreamHash:
             if done:
                 done()
 
-    def _join(self) -> None:
+    def close(self) -> None:
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()

@@ -20,14 +20,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
 from eka_runtime.castore.batch import Batch, BlobWriter
 from eka_runtime.castore.blobs import PACKED_MAX, BlobRow
 from eka_runtime.castore.digest import B3Digest
+from eka_runtime.closing import Closing
 from eka_runtime.errors import StoreError
 from eka_runtime.linux.syscalls import begin_writing
 
@@ -46,7 +46,7 @@ Fill = Callable[[memoryview], None]
 Tee = Callable[[memoryview, Callable[[], None]], None]
 
 
-class Intake:
+class Intake(Closing):
     """Used from one thread. Errors of other threads are raised by a later call, or by `finish`.
 
     Leaving the context ends the threads; without `finish` before, some files may be missing.
@@ -65,15 +65,7 @@ class Intake:
         self._chunks: SimpleQueue[_Chunk] | None = None
         self._writers: set[BlobWriter] = set()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
         self._disk.shutdown(cancel_futures=True)
         for writer in self._writers:
@@ -224,7 +216,7 @@ class _Chunk:
         self._free.put(self)
 
 
-class _KnownBlob:
+class _KnownBlob(Closing):
     """A blob of the store that has the same size, for as long as its contents are the same.
 
     Large files are seldom of equal size by chance. So when one comes that the store has already,
@@ -237,17 +229,6 @@ class _KnownBlob:
         self.fd = -1
         self.digest: B3Digest | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._close()
-
     def continues_with(self, view: memoryview) -> bool:
         if self._candidates is None:
             return self._reads(view)
@@ -255,7 +236,7 @@ class _KnownBlob:
         return any(self._open(row) and self._reads(view) for row in candidates)
 
     def _open(self, row: BlobRow) -> bool:
-        self._close()
+        self.close()
         with suppress(StoreError), self._blobs.open_row(row) as reader:
             self.fd, self.digest = os.dup(reader.fileno()), row.digest
         return self.fd >= 0
@@ -269,7 +250,7 @@ class _KnownBlob:
             view = view[len(data) :]
         return True
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -12,8 +12,7 @@ import os
 import stat
 from collections.abc import Iterator
 from functools import partial
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from eka_runtime.castore.assembly import Assembly
 from eka_runtime.castore.batch import Batch
@@ -22,6 +21,7 @@ from eka_runtime.castore.descent import Descent
 from eka_runtime.castore.hashing import StreamHash
 from eka_runtime.castore.intake import LARGE, Intake
 from eka_runtime.castore.node import FileNode, SymlinkNode
+from eka_runtime.closing import Closing
 from eka_runtime.errors import CastoreError, StoreAccessError
 from eka_runtime.nix import nar
 
@@ -47,7 +47,7 @@ class _Level(NamedTuple):
     entries: Iterator[tuple[bytes, int]]
 
 
-class TreeReader:
+class TreeReader(Closing):
     """One `read` or `read_flat`. Errors name the path; see `ingest_tree` for which there are."""
 
     def __init__(
@@ -69,15 +69,7 @@ class TreeReader:
         # For openat(2) and the like: the current directory, None for the root itself.
         self._fd: int | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._descent.close()
 
     def read(self) -> None:
