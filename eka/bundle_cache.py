@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import marshal
 import os
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -82,11 +83,13 @@ def _tidy(cache: Path, store: Store) -> None:
             _remove_idle(place, store)
     for record in _listed(cache / "launch"):
         if _age(record) > DAY if record.name.startswith(".") else _leads_nowhere(record):
-            record.unlink(missing_ok=True)
+            with suppress(OSError):
+                record.unlink()
     for name in EVALUATIONS:
         for kept in _listed(cache / name):
             if _age(kept) > (DAY if kept.name.startswith(".") else KEPT):
-                kept.unlink(missing_ok=True)
+                with suppress(OSError):
+                    kept.unlink()
 
 
 def _remove_idle(bundle: Path, store: Store) -> None:
@@ -125,8 +128,11 @@ def _clear(bundle: Bundle, place: Path) -> None:
 
 
 def _listed(directory: Path) -> list[Path]:
-    with suppress(FileNotFoundError):
-        return sorted(directory.iterdir())
+    """What is in a directory of this user's own, whose name was not given to another one."""
+    with suppress(OSError):
+        status = directory.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+            return sorted(directory.iterdir())
     return []
 
 

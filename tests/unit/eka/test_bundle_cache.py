@@ -167,6 +167,29 @@ def test_what_evaluations_kept_goes_when_it_is_old(cache: Path, store: Store) ->
     }
 
 
+def test_one_that_cannot_be_removed_keeps_no_other_one(cache: Path, store: Store) -> None:
+    (cache / "evaluation" / "directory").mkdir(parents=True)
+    (cache / "index").mkdir()
+    (cache / "index" / "old").touch()
+    for place in (cache / "evaluation" / "directory", cache / "index" / "old"):
+        age(place, KEPT + 1)
+    tidy(cache, store)
+    assert list((cache / "index").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["launch", "bundle", *EVALUATIONS])
+def test_another_directory_is_not_tidied_by_way_of_a_link(
+    tmp_path: Path, store: Store, name: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "old").touch()
+    age(tmp_path / "elsewhere" / "old", KEPT + 1)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / name).symlink_to(tmp_path / "elsewhere")
+    tidy(tmp_path / "cache", store)
+    assert (tmp_path / "elsewhere" / "old").exists()
+
+
 def test_once_a_day(cache: Path, store: Store) -> None:
     for rounds in range(2):
         record = write_record(cache, "a", cache / "bundle" / "none")
