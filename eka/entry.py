@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posix
 import sys
 
 TYPE_CHECKING = False
@@ -14,6 +15,9 @@ GARBAGE = 50_000
 
 def main() -> NoReturn:
     words = sys.argv[1:]
+    if b"_EKA_COMPLETE" in posix.environ:
+        # A shell asks for completions, which only click knows.
+        whole()
     if words and words[0] in ("eval", "run"):
         from eka.again import attempt
 

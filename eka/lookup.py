@@ -34,11 +34,8 @@ def attempt(words: list[str]) -> None:
         return
     if not set(words).issubset(found):
         return
-    try:
-        posix_write("".join([f"{path}\n" for path in found]).encode())
-    except BrokenPipeError:
-        posix._exit(141)
-    posix._exit(0)
+    if written("".join([f"{path}\n" for path in found]).encode()):
+        posix._exit(0)
 
 
 def hashes_of(words: list[str]) -> list[str] | None:
@@ -62,11 +59,15 @@ def store_place() -> str | None:
         return None
     try:
         posix.lstat(_xdg(b"XDG_CONFIG_HOME", home + b"/.config") + b"/eka.toml")
+        return None
     except FileNotFoundError:
-        return store.decode("utf-8", "replace")
+        pass
     except OSError:
         return None
-    return None
+    try:
+        return store.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
 
 
 def _xdg(variable: bytes, fallback: bytes) -> bytes:
@@ -98,7 +99,17 @@ def closure(store: str, hashes: list[str]) -> list[str]:
 _PRAGMAS = ("application_id", "user_version")
 
 
-def posix_write(data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[posix.write(1, view) :]
+def written(data: bytes) -> bool:
+    """All of it, or nothing. Ends the process after a part."""
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[posix.write(1, rest) :]
+    except BrokenPipeError:
+        posix._exit(141)
+    except OSError:
+        # The whole program meets the same, and has the words for it.
+        if len(rest) != len(data):
+            posix._exit(1)
+        return False
+    return True

@@ -9,7 +9,6 @@ Constraint: a test pins what an evaluation imports that was started before.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ class Line(NamedTuple):
 def attempt(words: list[str]) -> None:
     """Evaluates and ends the process, or returns. `words` are those after `eval`."""
     line = split(words)
-    if line is None or not {"_EKA_COMPLETE", "_EKA_RUN_COMPLETE"}.isdisjoint(os.environ):
+    if line is None:
         return
     from eka.commands.evaluating import print_value
     from eka.evaluate.config import Choices

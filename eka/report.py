@@ -5,6 +5,7 @@ Kept apart from `eka/cli.py` so that `eka-run` reports alike without loading cli
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from eka_runtime.errors import EkaError
 
 EXIT_BUG = 70
 """An exception nobody foresaw; EX_SOFTWARE of sysexits.h."""
+
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141
@@ -30,13 +33,29 @@ def run_guarded(output: Output, action: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader went away (`eka … | head`); stdout must not be flushed again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # The reader went away (`eka … | head`).
+        _drop_output()
         return EXIT_PIPE
+    except OSError as error:
+        # Whoever opens files of the store or of the caller says which; only stdout has no name.
+        if error.filename is not None or error.errno not in _NOT_WRITTEN:
+            return _bug(output)
+        _drop_output()
+        output.error(EkaError(f"cannot write the output: {error.strerror}"))
+        return EkaError.exit_code
     except Exception:
-        import traceback
-
-        traceback.print_exc()
-        output.error(EkaError("this is a bug in eka", hint="report it with the lines above"))
-        return EXIT_BUG
+        return _bug(output)
     return status if isinstance(status, int) else 0
+
+
+def _drop_output() -> None:
+    """stdout must not be flushed again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _bug(output: Output) -> int:
+    import traceback
+
+    traceback.print_exc()
+    output.error(EkaError("this is a bug in eka", hint="report it with the lines above"))
+    return EXIT_BUG

@@ -69,6 +69,33 @@ def test_what_is_odd_is_left_to_the_whole_program(store: Store, paths: list[Stor
     store.layout.format_file.write_text(f"{FORMAT}\n")
 
 
+@pytest.mark.parametrize("more", [(), ("--quiet",)])
+def test_a_full_disk_is_told(store: Store, paths: list[StorePath], more: tuple[str, ...]) -> None:
+    words = ("-c", _EKA, "store", "closure", str(paths[0]), *more)
+    environ = {"EKA_STORE": os.fspath(store.root), "HOME": os.fspath(store.root.parent)}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, *words], env=environ, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    expected = b"error: cannot write the output: No space left on device"
+    assert (done.returncode, done.stderr.strip()) == (1, expected)
+
+
+def test_completion_comes_first(store: Store, paths: list[StorePath]) -> None:
+    done, quick = ask(store, str(paths[0]), _EKA_COMPLETE="bash_source")
+    assert not quick
+    assert str(paths[0]) not in done.stdout
+
+
+def test_a_place_that_is_no_text_is_no_other_place(tmp_path: Path) -> None:
+    code = "from eka import lookup; print(lookup.store_place())"
+    environ = {b"EKA_STORE": bytes(tmp_path) + b"/\xff", b"HOME": bytes(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, check=True
+    )
+    assert done.stdout == b"None\n"
+
+
 def test_it_knows_the_versions_that_stores_have() -> None:
     assert f"{FORMAT}\n".encode() == lookup.FORMAT_LINE
     assert (database.APPLICATION_ID, database.VERSION) == lookup.VERSIONS
