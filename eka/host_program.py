@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from eka.kept import publish
 from eka_runtime.errors import FormatError
 from eka_runtime.linux.elf import elf_interpreter
 from eka_runtime.nix.path import StorePath
@@ -76,13 +77,7 @@ def remember(record: Path, path: StorePath, parts: HostProgram) -> None:
     files = [parts.program, parts.loader, *parts.libraries.values()]
     stamps = [(file, _stamp(file)) for file in files]
     data = {"path": str(path), "program": parts.program, "files": stamps}
-    fresh = record.with_name(f".{record.name}.{os.getpid()}")
-    try:
-        record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh.write_text(json.dumps(data), "utf-8")
-        os.rename(fresh, record)
-    except OSError:
-        fresh.unlink(missing_ok=True)
+    publish(record, json.dumps(data).encode("utf-8"))
 
 
 def _stamp(file: str) -> list[int]:

@@ -12,12 +12,14 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from eka import again, warm
+from eka.kept import publish
 
-_STARTED = time.time_ns()
+_STARTTIME = 22
 _TICK = 20_000_000  # ns; file times move in steps of a kernel tick, at most 10 ms
 
 
@@ -44,7 +46,7 @@ def write_record(
     if script is None or script != warm.fingerprint(file) or facts is None:
         return False
     record = {"format": warm.FORMAT, "script": script, **facts, **launch}
-    return _publish(Path(os.fsdecode(warm.record_file(flags, file))), marshal.dumps(record))
+    return publish(Path(os.fsdecode(warm.record_file(flags, file))), marshal.dumps(record))
 
 
 def write_command_record(
@@ -68,7 +70,7 @@ def write_start_record(
     facts = _facts(depends)
     if facts is None:
         return False
-    return _publish(target, marshal.dumps({"format": form, **facts, **answer}))
+    return publish(target, marshal.dumps({"format": form, **facts, **answer}))
 
 
 def _facts(depends: Dependencies) -> dict[str, Any] | None:
@@ -94,19 +96,17 @@ def _own_files() -> Iterable[bytes]:
 
 def _still(stamps: Iterable[tuple[int, ...] | None]) -> bool:
     changed = max((stamp[-1] for stamp in stamps if stamp), default=0)
-    return changed < _STARTED - _TICK
+    return changed < _began() - _TICK
 
 
-def _publish(target: Path, data: bytes) -> bool:
-    """Atomically; a cache that cannot be written is no reason to fail."""
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as stream:
-            stream.write(data)
-        os.rename(fresh, target)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        return False
-    return True
+@cache
+def _began() -> int:
+    """When this process was started, by the clock that files have their times from; ns.
+
+    Not when this module was imported: that may be after everything that is to be recorded.
+    """
+    # Fields 3 and following of proc_pid_stat(5); the name before them may have anything in it.
+    fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+    ticks = int(fields[_STARTTIME - 3])
+    age = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 10**9 // os.sysconf("SC_CLK_TCK")
+    return time.time_ns() - age

@@ -26,6 +26,7 @@ from eka.config import cache_dir
 from eka.evaluate.evaluator import Evaluator, Mode
 from eka.evaluate.request import Graph
 from eka.evaluate.tree_index import Scan, scan
+from eka.kept import publish, touch
 from eka_runtime.errors import EvaluationError, InvalidStorePath
 from eka_runtime.nix.path import StorePath
 from eka_runtime.store.store import Store
@@ -97,9 +98,14 @@ def _key(evaluator: Evaluator, request: bytes, scans: Sequence[Scan]) -> str:
     return hasher.hexdigest()
 
 
+def own_expressions() -> list[Path]:
+    """The part of eka that evaluators read."""
+    return sorted(_EXPRESSIONS.glob("*.nix"))
+
+
 @cache
 def _own_expressions() -> bytes:
-    return b"\0".join(file.read_bytes() for file in sorted(_EXPRESSIONS.glob("*.nix")))
+    return b"\0".join(file.read_bytes() for file in own_expressions())
 
 
 def _read(place: Path, store: Store) -> tuple[object] | None:
@@ -112,7 +118,7 @@ def _read(place: Path, store: Store) -> tuple[object] | None:
         needed = [StorePath.parse(path) for path in data["needs"]]
         if data["format"] != _FORMAT or not all(map(store.paths.get, needed)):
             return None
-        os.utime(place)  # whoever tidies the cache sees that it is of use
+        touch(place)
         return (data["value"],)
     except (OSError, ValueError, KeyError, TypeError, InvalidStorePath):
         return None
@@ -121,10 +127,4 @@ def _read(place: Path, store: Store) -> tuple[object] | None:
 def _write(place: Path, value: object) -> None:
     needs = [str(path) for path in mentioned(value)]
     data = {"format": _FORMAT, "needs": needs, "value": value}
-    fresh = place.with_name(f".{place.name}.{os.getpid()}")
-    try:
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh.write_text(json.dumps(data, ensure_ascii=False), "utf-8")
-        os.rename(fresh, place)
-    except OSError:
-        fresh.unlink(missing_ok=True)  # evaluated again next time
+    publish(place, json.dumps(data, ensure_ascii=False).encode("utf-8"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from eka import warm
 from eka.config import Settings, config_dir
 from eka.evaluate.starting import FORMAT, REQUEST, SOCKET, Shown, Start, Wanted
 from eka.launching import BOOT_ID, HYBRID_CONTROLLERS, Ready, find_host, root_inside
@@ -36,7 +37,9 @@ def compiled(wanted: Wanted, store: Store, settings: Settings, record: Path) -> 
     ready = Ready(prepared, settings._replace(record=False), host, store)
     launch = ready.launch()
     launch["plan"]["terminal"] = False
-    write_start_record(record, FORMAT, _depends(ready), launch)
+    # An answer that took more than one try is asked for again, so that what was lifted is noticed.
+    if not host.refused:
+        write_start_record(record, FORMAT, _depends(ready, launch), launch)
     return Start(launch["plan"], launch["args"], launch["env"])
 
 
@@ -61,7 +64,7 @@ def _bundle(wanted: Wanted, grants: Grants, host: Host) -> Bundle:
     )
 
 
-def _depends(ready: Ready) -> Dependencies:
+def _depends(ready: Ready, launch: warm.Record) -> Dependencies:
     """Where everything lies is part of the record's key."""
     files: list[str | os.PathLike[str]] = [
         *builtin_files(),
@@ -71,6 +74,6 @@ def _depends(ready: Ready) -> Dependencies:
     ]
     contents = (BOOT_ID, HYBRID_CONTROLLERS)
     limited = (b"/proc/self/cgroup",) if ready.limited() else ()
-    present = (os.fsencode(ready.bundle_dir() / "rootfs"), os.fsencode(ready.plan()["state"]))
+    present = (launch["bundle"] + b"/rootfs", os.fsencode(launch["plan"]["state"]))
     stamped = tuple(os.fsencode(file) for file in files)
     return Dependencies(stamped, (*contents, *limited), (), (), present)

@@ -24,7 +24,7 @@ from eka.atom.uri import AtomUri, parse_uri
 from eka.atom.version import sort_key
 from eka.config import Settings
 from eka.evaluate import host_nix, snix
-from eka.evaluate.cache import Found, remember
+from eka.evaluate.cache import Found, own_expressions, remember
 from eka.evaluate.canonical import artifact_id
 from eka.evaluate.config import Choices, Config, Declared, effective
 from eka.evaluate.evaluator import Evaluator, Mode
@@ -117,6 +117,7 @@ class Evaluation(NamedTuple):
         above = (target.place, *target.place.parents)
         places |= {os.fspath(directory / "ekala.toml") for directory in above}
         places |= set(self.graph.members)
+        places |= set(map(os.fspath, own_expressions()))
         if self.sandbox.settings.evaluator in (None, "nix"):
             places |= host_nix.files_of(os.environ)
         return tuple(sorted(places))

@@ -26,6 +26,7 @@ from eka.atom.set_file import FILE
 from eka.atom.sets import find_set_root, load_set
 from eka.config import cache_dir
 from eka.evaluate.graph import NO_SET, LocalSet
+from eka.kept import publish, touch
 from eka_runtime.errors import GitError, HashMismatch, InvalidStorePath, PathNotFound
 from eka_runtime.nix.hashes import NixHash, parse_hash
 from eka_runtime.nix.path import ContentAddress, StorePath, path_for_ca
@@ -125,15 +126,16 @@ class StoreSources(NamedTuple):
             place = Path(directory) / "tree"
             export_tree(self._atoms().repository(), commit, place)
             path = self.store.add_tree(place, name=_UNFIT.sub("-", name)).path
-        _keep(_record(key), path)
+        # Without it, fetched from the cache of atoms next time.
+        publish(_record(key), str(path).encode("utf-8"))
         return path
 
     def _kept(self, key: str) -> StorePath | None:
         try:
             path = StorePath.parse(_record(key).read_text("utf-8"))
-            os.utime(_record(key))  # whoever tidies the cache sees that it is of use
         except (OSError, UnicodeDecodeError, InvalidStorePath):
             return None
+        touch(_record(key))
         return path if self.store.paths.get(path) else None
 
     def _download(self, locked: LockedFile, path: StorePath, address: ContentAddress) -> None:
@@ -236,13 +238,3 @@ def _add_nar(
 def _record(key: str) -> Path:
     name = blake2b(key.encode(), digest_size=16).hexdigest()
     return cache_dir(os.environ) / "fetched" / name
-
-
-def _keep(record: Path, path: StorePath) -> None:
-    fresh = record.with_name(f".{record.name}.{os.getpid()}")
-    try:
-        record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh.write_text(str(path), "utf-8")
-        os.rename(fresh, record)
-    except OSError:
-        fresh.unlink(missing_ok=True)  # fetched from the cache of atoms next time

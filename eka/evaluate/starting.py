@@ -4,7 +4,10 @@ Compiling a bundle takes longer than most evaluations, and atoms are edited and 
 the first start leaves a record, as those of `eka-run` do (`eka.warm` has the rules):
 
     $XDG_CACHE_HOME/eka/launch/<key>    beside those of runs; marshal of a dict, mode 0600
-    key = BLAKE2b of: format, user, all of the Wanted, EKA_* XDG_* HOME PATH
+    key = BLAKE2b of: format, Python, user, namespaces, runtime and mode as eka.toml has them,
+          store, all of the Wanted, EKA_* XDG_* HOME PATH
+
+Namespaces, because a home is often shared with containers, in which less of a sandbox is possible.
 
 What differs from one evaluation to the next (the request, the session's store and socket) stands
 for itself in the bundle and is filled in at the start, so that whatever is asked of an atom, and
@@ -39,7 +42,10 @@ STORE, SOCKET, REQUEST = "/eka-session/store", "/eka-session/socket", "/eka-sess
 
 
 class Shown(NamedTuple):
-    """A file or directory of the host, links resolved, and where it is seen."""
+    """A file or directory of the host, links resolved, and where it is seen.
+
+    As `Grant`, whose module takes longer to import than all of this.
+    """
 
     inner: str
     source: str
@@ -95,7 +101,8 @@ def fresh_start(wanted: Wanted, store: Store, settings: Settings) -> Start:
 
 def record_file(wanted: Wanted, settings: Settings) -> Path:
     shaping = [name + b"=" + value for name, value in os.environb.items() if warm.shapes(name)]
-    ids = (sys.hexversion, os.geteuid(), os.getegid(), settings.runtime, settings.mode)
+    spaces = tuple(os.readlink(f"/proc/self/ns/{kind}") for kind in ("user", "mnt", "pid"))
+    ids = (sys.hexversion, os.geteuid(), os.getegid(), spaces, settings.runtime, settings.mode)
     text = repr((ids, sorted(shaping), os.fspath(settings.store), wanted))
     name = blake2b(FORMAT + text.encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
     return cache_dir(os.environ) / "launch" / name

@@ -16,7 +16,6 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +23,7 @@ from typing import NamedTuple
 import blake3
 
 from eka.config import cache_dir
+from eka.kept import publish, touch
 
 TICK_NS = 20_000_000
 """File times move in steps of a kernel tick, at most 10 ms."""
@@ -61,10 +61,9 @@ def scan(directory: Path) -> Scan:
         elif kind == b"l":
             hasher.update(os.readlink(path) + b"\0")
     if index != known:
-        _write(place, index)
+        publish(place, marshal.dumps((_FORMAT, index)))  # without it only slower next time
     elif known:
-        with suppress(OSError):
-            os.utime(place)  # whoever tidies the cache sees that it is of use
+        touch(place)
     return Scan(hasher.digest(), stamps)
 
 
@@ -127,13 +126,3 @@ def _read(place: Path) -> dict[bytes, tuple[Stamp, bytes]]:
         return dict(index) if name == _FORMAT else {}
     except (OSError, ValueError, EOFError, TypeError):
         return {}
-
-
-def _write(place: Path, index: dict[bytes, tuple[Stamp, bytes]]) -> None:
-    fresh = place.with_name(f".{place.name}.{os.getpid()}")
-    try:
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh.write_bytes(marshal.dumps((_FORMAT, index)))
-        os.rename(fresh, place)
-    except OSError:
-        fresh.unlink(missing_ok=True)  # only slower next time

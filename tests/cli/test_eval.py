@@ -203,6 +203,32 @@ def test_a_record_that_does_not_start_is_made_anew(world: World, atom: Path) -> 
     assert marshal.loads(record.read_bytes())["plan"]["runtime"][0] != "/nonexistent"
 
 
+def test_a_record_is_of_one_host(world: World, atom: Path) -> None:
+    """Where something lies over /proc no full sandbox is to be had, as in many containers."""
+    covered = 'mount -t tmpfs none /proc/bus && exec "$@"'
+    words = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", covered, "sh")
+    before = set(evaluation_records(world))
+    world.file(atom / "data", "of a container")
+    inside = world.run(*words, "eka", "eval", str(atom), "-A", "files", "--raw")
+    assert (inside.status, inside.out) == (0, b"of a container"), inside.err.decode()
+    assert set(evaluation_records(world)) == before
+    world.file(atom / "data", "of the host")
+    assert evaluate(world, atom, "-A", "files", "--raw").out == b"of the host"
+    (record,) = set(evaluation_records(world)) - before
+    assert marshal.loads(record.read_bytes())["plan"]["mode"] == "outer"
+
+
+def test_what_is_kept_is_read_where_nothing_can_be_written(world: World, atom: Path) -> None:
+    world.file(atom / "data", "kept here")
+    assert evaluate(world, atom, "-A", "files", "--raw").out == b"kept here"
+    bound = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    words = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", bound)
+    # Other words, so that it is not the printed answer that is found.
+    asked = ("eka", "eval", str(atom), "--attr=files", "--raw")
+    done = world.run(*words, str(world.place / "cache"), *asked)
+    assert (done.status, done.out) == (0, b"kept here"), done.err.decode()
+
+
 def evaluation_records(world: World) -> list[Path]:
     found = (world.place / "cache" / "eka" / "launch").glob("*")
     return [file for file in found if b"eka evaluation record" in file.read_bytes()]
