@@ -128,6 +128,8 @@ class HttpFiles:
                 self._routes.get((scheme, host)), urllib3.PoolManager | None
             ):
                 parts = urlsplit(self.base)
+                if not parts.netloc.isascii():
+                    return  # a name that has to be written in another way, which urllib3 knows
                 tls = self._access.tls() if scheme == "https" else None
                 port = parts.port or (443 if tls else 80)
                 self._quick = QuickFiles(
@@ -229,11 +231,7 @@ class HttpFiles:
 
     def _headers(self, url: str) -> dict[str, str]:
         """Of every request."""
-        headers = {
-            "Host": urlsplit(url).netloc,
-            "Accept-Encoding": "identity",
-            "User-Agent": "eka",
-        }
+        headers = {"Accept-Encoding": "identity", "User-Agent": "eka"}
         if authorization := self._authorization(url):
             headers["Authorization"] = authorization
         return headers

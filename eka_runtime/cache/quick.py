@@ -28,12 +28,21 @@ class Unusual(Exception):
     """Nothing was learned."""
 
 
+class Stalled(Unusual):
+    """No answer came in time, and none would over another connection."""
+
+
 class Host(NamedTuple):
-    """`tls` is None for http."""
+    """`tls` is None for http. An address of IPv6 has no brackets."""
 
     name: str
     port: int
     tls: SSLContext | None
+
+    @property
+    def header(self) -> str:
+        name = f"[{self.name}]" if ":" in self.name else self.name
+        return name if self.port == (443 if self.tls else 80) else f"{name}:{self.port}"
 
 
 class Waits(Protocol):
@@ -48,7 +57,8 @@ class Waits(Protocol):
 class QuickFiles:
     """From any number of threads; each has a connection to itself while it asks.
 
-    A connection takes `patience.connect` seconds at most, an answer twice `patience.read`.
+    A connection takes `patience.connect` seconds at most, an answer twice `patience.read`; one that
+    takes longer is not asked for again.
     `absent` are the statuses that say that there is nothing.
     """
 
@@ -66,11 +76,18 @@ class QuickFiles:
         Raises Unusual.
         """
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        request = f"GET {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
-        # Those that were kept may be closed by now, which says nothing about the file.
-        with suppress(IndexError, Unusual):
+        text = f"GET {target} HTTP/1.1\r\nHost: {self._host.header}\r\n{lines}\r\n"
+        try:
+            request = text.encode("ascii")
+        except UnicodeEncodeError as error:
+            raise Unusual from error
+        try:
             return self._exchange(self._idle.pop(), request, limit)
-        return self._exchange(self._opened(), request, limit)
+        except Stalled:
+            raise
+        except (IndexError, Unusual):
+            # Those that were kept may be closed by now, which says nothing about the file.
+            return self._exchange(self._opened(), request, limit)
 
     def close(self) -> None:
         self._closed = True
@@ -86,10 +103,7 @@ class QuickFiles:
                 if tls is not None:
                     line = tls.wrap_socket(line, server_hostname=host)
                 line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                # The kernel's timeouts: with its own, Python polls before every call.
-                line.settimeout(None)
-                for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-                    line.setsockopt(socket.SOL_SOCKET, option, _timeval(self._seconds))
+                self._limit(line)
             except BaseException:
                 line.close()
                 raise
@@ -97,15 +111,26 @@ class QuickFiles:
             raise Unusual from error
         return line
 
+    def _limit(self, line: socket.socket) -> None:
+        if self._host.tls is not None:
+            line.settimeout(self._seconds)
+            return
+        # The kernel's timeouts: with its own, Python polls before every call. Below TLS they are
+        # of no use, since Python asks again.
+        line.settimeout(None)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            line.setsockopt(socket.SOL_SOCKET, option, _timeval(self._seconds))
+
     def _exchange(self, line: socket.socket, request: bytes, limit: int) -> bytes | None:
         try:
             line.sendall(request)
             answer = self._received(line, limit)
-        except (OSError, ValueError) as error:
+        except BaseException as error:
             line.close()
-            raise Unusual from error
-        except BaseException:
-            line.close()
+            if isinstance(error, TimeoutError | BlockingIOError):
+                raise Stalled from error
+            if isinstance(error, OSError | ValueError):
+                raise Unusual from error
             raise
         self._idle.append(line)
         if self._closed:
@@ -151,7 +176,9 @@ class QuickFiles:
 
 def _piece(line: socket.socket, end: float) -> bytes:
     data = line.recv(_PIECE)
-    if not data or time.monotonic() > end:
+    if time.monotonic() > end:
+        raise TimeoutError
+    if not data:
         raise ValueError
     return data
 
