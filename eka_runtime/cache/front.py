@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sqlite3
 import time
 from email.utils import formatdate
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 from cheroot.wsgi import Server
 
 from eka_runtime.cache.recent import Recent
+from eka_runtime.errors import EkaError
+from eka_runtime.linux.descriptors import raise_file_limit
 from eka_runtime.nix.narinfo import MIME
 
 _HEAD_MAX = 4096
@@ -25,21 +28,28 @@ _CONNECTIONS = 4096
 _REQUEST = re.compile(rb"(GET|HEAD) /([0-9a-z]{32}\.narinfo) HTTP/1\.1\r\n")
 # Headers that change how a request is read, or how it is answered.
 _SPECIAL = re.compile(
-    rb"\r\n(connection:[ \t]*(?!keep-alive\r)|content-length|transfer-encoding"
+    rb"\r\n(connection:(?![ \t]*keep-alive[ \t]*\r)|content-length|transfer-encoding"
     rb"|expect|upgrade|[ \t])",
     re.IGNORECASE,
 )
 _ABSENT = b"not here\n"
 
 
+def _is_plain(head: bytes) -> bool:
+    """Whether it is one request without a body, each of whose lines ends as all take it to end."""
+    ends = head.count(b"\r\n")
+    whole = head.find(b"\r\n\r\n") == len(head) - 4
+    return whole and head.count(b"\n") == head.count(b"\r") == ends and not _SPECIAL.search(head)
+
+
 class FrontServer(Server):
     """`recent` is asked by the thread that serves."""
 
-    # With the 10 of cheroot, clients with many connections have to make them anew all the time.
-    keep_alive_conn_limit = _CONNECTIONS
-
     def __init__(self, *arguments: Any, recent: Recent, **more: Any) -> None:
         super().__init__(*arguments, **more)
+        # With the 10 of cheroot, clients with many connections have to make them anew all the time;
+        # with more than there are descriptors for, nobody could be accepted any more.
+        self.keep_alive_conn_limit = min(_CONNECTIONS, raise_file_limit() // 2)
         self._recent = recent
         self._second = 0
         self._date = b""
@@ -47,7 +57,10 @@ class FrontServer(Server):
     def process_conn(self, conn: Any) -> None:
         if conn.last_used is None:
             # Just made. When something has come it is here again.
-            self.put_conn(conn)
+            if self.can_add_keepalive_connection:
+                self.put_conn(conn)
+            else:
+                conn.close()
         elif conn.rfile.has_data() or not self._answered(conn):
             super().process_conn(conn)
 
@@ -74,9 +87,12 @@ class FrontServer(Server):
     def _answer(self, head: bytes) -> bytes | None:
         """None for what is not known, and for requests that are not plain."""
         match = _REQUEST.match(head)
-        if match is None or head.find(b"\r\n\r\n") != len(head) - 4 or _SPECIAL.search(head):
+        if match is None or not _is_plain(head):
             return None
-        known, name = self._recent.fresh(), match[2].decode()
+        try:
+            known, name = self._recent.fresh(), match[2].decode()
+        except (EkaError, sqlite3.Error):
+            return None  # a worker meets it again, and tells it
         if name not in known:
             return None
         found = known[name]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-_KEPT_MAX = 50_000
+KEPT_MAX = 50_000
 _SECONDS = 20.0
 
 Known = dict[str, bytes | None]
@@ -34,7 +34,13 @@ class Recent:
     def fresh(self) -> Known:
         """What is known of the database as it is now. Always from the same thread."""
         now, version = time.monotonic(), self._version()
-        if version != self._at or now > self._until or len(self.known) > _KEPT_MAX:
+        if version != self._at or now > self._until or len(self.known) >= KEPT_MAX:
             self.known = {}
             self._at, self._until = version, now + _SECONDS
         return self.known
+
+    @staticmethod
+    def learn(known: Known, name: str, body: bytes | None) -> None:
+        """From any thread; `known` is what there was before the question was answered."""
+        if len(known) < KEPT_MAX:
+            known[name] = body

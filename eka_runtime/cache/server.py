@@ -111,7 +111,7 @@ class _Application:
         if asked.method == "GET" and is_narinfo(asked.name) and answer.status in (200, 404):
             answer = answer._replace(body=[b"".join(_taken(answer.body))])
             [body] = answer.body
-            known[asked.name] = body if answer.status == 200 else None
+            self._recent.learn(known, asked.name, body if answer.status == 200 else None)
         headers = [("Content-Type", answer.mime), *answer.headers]
         if answer.size is not None:
             headers.append(("Content-Length", str(answer.size)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import resource
 import select
 import socket
 import stat
@@ -25,6 +24,7 @@ from eka_runtime.daemon.deferred import Everybody
 from eka_runtime.daemon.peer import ClientGone, View
 from eka_runtime.daemon.session import Session
 from eka_runtime.errors import NarError, StoreAccessError, UsageError
+from eka_runtime.linux.descriptors import raise_file_limit
 from eka_runtime.nix.tokens import BUFFER_SIZE
 from eka_runtime.store.store import Store
 
@@ -200,11 +200,7 @@ def _pausing(fd: int) -> Callable[[], bool]:
 
 
 def _clients() -> int:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    return CLIENTS if soft == resource.RLIM_INFINITY else max(1, min(CLIENTS, soft // _FILES))
+    return max(1, min(CLIENTS, raise_file_limit() // _FILES))
 
 
 def _write_out(data: bytes) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import resource
+import select
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from eka_runtime.cache.front import FrontServer
+from eka_runtime.cache.recent import KEPT_MAX, Recent
 from eka_runtime.cache.server import THREADS, Address, serving
 from eka_runtime.cache.serving import Cache, Policy
+from eka_runtime.errors import StoreAccessError
 from eka_runtime.nix.narinfo import parse_narinfo
 from eka_runtime.nix.path import StorePath
 from eka_runtime.store.store import Store
@@ -52,10 +61,20 @@ class Client:
         return self.receive(body=method != "HEAD")
 
 
+class Fragile(Cache):
+    broken = False
+
+    def version(self) -> int:
+        if self.broken:
+            raise StoreAccessError("broken")
+        return super().version()
+
+
 class Served:
-    def __init__(self, store: Store, url: str, stack: ExitStack) -> None:
+    def __init__(self, store: Store, cache: Fragile, url: str, stack: ExitStack) -> None:
         host, _, port = url.removeprefix("http://").partition(":")
         self.store = store
+        self.cache = cache
         self.address = (host, int(port))
         self._stack = stack
 
@@ -76,9 +95,9 @@ def served(tmp_path: Path) -> Iterator[Served]:
 def _served(place: Path) -> Iterator[Served]:
     with Store.open(place) as store:
         fill(store)
-        cache = Cache(store, Policy(keys=(KEY,)))
+        cache = Fragile(store, Policy(keys=(KEY,)))
         with serving(cache, Address("127.0.0.1", 0), lambda text: None) as url, ExitStack() as end:
-            yield Served(store, url, end)
+            yield Served(store, cache, url, end)
 
 
 def narinfo(path: StorePath) -> str:
@@ -160,3 +179,68 @@ def test_connections_that_say_nothing_keep_nobody_waiting(served: Served) -> Non
         one.send("GET", narinfo(A))
     assert {one.receive()[0] for one in silent} == {200}
     assert {one.ask("GET", narinfo(B))[0] for one in silent} == {200}
+
+
+def test_a_lone_line_feed_ends_no_header(served: Served) -> None:
+    """Who takes it for one would read the body as another request."""
+    client = served.client()
+    assert client.ask("GET", narinfo(A))[0] == 200
+    body = f"GET /{narinfo(B)} HTTP/1.1\r\n\r\n".encode()
+    for hidden in (f"a\nContent-Length: {len(body)}", "a\nTransfer-Encoding: chunked"):
+        sender = served.client()
+        head = f"GET /{narinfo(A)} HTTP/1.1\r\nHost: {hidden}\r\n\r\n".encode()
+        sender.line.sendall(head)
+        assert sender.receive()[0] == 400
+
+
+@pytest.mark.parametrize("value", ["keep-alive", " keep-alive", " Keep-Alive", "\tkeep-alive \t"])
+def test_keeping_a_connection_is_the_usual(value: str) -> None:
+    front = FrontServer.__new__(FrontServer)
+    front._recent = Recent(lambda: 1)
+    front._second, front._date = 0, b""
+    front._recent.fresh()
+    front._recent.learn(front._recent.known, narinfo(A), b"x")
+    for text, plain in ((value, True), (f"{value}, x", False), (" close", False)):
+        head = f"GET /{narinfo(A)} HTTP/1.1\r\nHost: a\r\nConnection:{text}\r\n\r\n"
+        assert (front._answer(head.encode()) is not None) == plain
+
+
+def test_what_is_remembered_is_bounded_by_who_learns() -> None:
+    recent = Recent(lambda: 1)
+    for number in range(KEPT_MAX + 9):
+        recent.learn(recent.known, str(number), None)
+    assert len(recent.known) == KEPT_MAX
+
+
+def test_a_store_that_cannot_tell_is_left_to_a_worker(served: Served) -> None:
+    client = served.client()
+    assert client.ask("GET", narinfo(A))[0] == 200
+    served.cache.broken = True
+    # He asks the store itself, and says what is wrong if something is.
+    assert client.ask("GET", narinfo(A))[0] == 200
+
+
+def test_more_connections_than_descriptors(tmp_path: Path) -> None:
+    Store.open(tmp_path / "store").close()
+    few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (160, 160))
+    command = [sys.executable, "-m", "eka", "store", "--store", tmp_path / "store"]
+    command += ["serve", "--listen", "127.0.0.1:0"]
+    with (
+        subprocess.Popen(command, preexec_fn=few, stdout=subprocess.PIPE) as process,
+        ExitStack() as end,
+    ):
+        end.callback(process.send_signal, signal.SIGINT)
+        assert process.stdout is not None
+        host, _, port = process.stdout.readline().decode().strip()[7:].partition(":")
+        silent = [Client((host, int(port))) for _ in range(300)]
+        for one in silent:
+            end.enter_context(one.line)
+        # Those for whom there is no room are told at once, and the rest is kept.
+        waiting = {one.line: one for one in silent}
+        while len(waiting) > 100:
+            ended = select.select(list(waiting), [], [], 60)[0]
+            assert ended, "descriptors ran out"
+            for line in ended:
+                assert waiting.pop(line).line.recv(1) == b""
+        assert next(iter(waiting.values())).ask("GET", "nix-cache-info")[0] == 200
+    assert process.returncode in (0, 130)
