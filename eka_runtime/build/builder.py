@@ -160,7 +160,9 @@ class Builder:
         raise BuilderFailed(f"builder for `{task.path}` {how}{note}")
 
     def _take(self, task: Task, place: Place) -> dict[str, PathInfo]:
-        with Outputs(self._store, task.path, task.drv) as outputs:
+        # Whom a builder reaches, it may have given what it has open for writing.
+        adopt = not task.reaches_host
+        with Outputs(self._store, task.path, task.drv, adopt=adopt) as outputs:
             inputs = [info.path for info in task.inputs]
             infos = outputs.read(place.store, task.outputs, inputs)
             if outputs.wrong is None:

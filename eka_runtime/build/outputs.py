@@ -52,10 +52,14 @@ class Found:
 
 
 class Outputs:
-    """Takes in the outputs of one build. A context manager: what is not committed is dropped."""
+    """Takes in the outputs of one build. A context manager: what is not committed is dropped.
 
-    def __init__(self, store: Store, deriver: StorePath, drv: Derivation) -> None:
+    With `adopt`, their large files become blobs: nobody may have them open for writing.
+    """
+
+    def __init__(self, store: Store, deriver: StorePath, drv: Derivation, *, adopt: bool) -> None:
         self._store, self._deriver, self._drv = store, deriver, drv
+        self._adopt = adopt
         self._stack = ExitStack()
         self._batches: dict[StorePath, Batch] = {}
         self.wrong: OutputRejected | None = None
@@ -122,9 +126,7 @@ class Outputs:
     ) -> Found:
         scanner = Scanner(candidates)
         batch = self._stack.enter_context(self._store.batch())
-        # With the host's network, a builder may have handed out what it has open for writing.
-        adopt = self._drv.fixed is None and not self._drv.impure
-        ingested = ingest_tree(batch, place, scan=scanner.update, adopt=adopt)
+        ingested = ingest_tree(batch, place, scan=scanner.update, adopt=self._adopt)
         return Found(name, path, place, ingested, scanner.found(), batch)
 
     def _references_first(self, found: Mapping[StorePath, Found]) -> list[StorePath]:

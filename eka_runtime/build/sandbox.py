@@ -84,7 +84,7 @@ class Sandboxes:
             )
         return compile_bundle(
             BundleRequest(
-                profile=self._profiles[_FETCH if task.network or task.no_chroot else _BUILD],
+                profile=self._profiles[_FETCH if task.reaches_host else _BUILD],
                 view=view,
                 closure=tuple(info.path for info in task.inputs),
                 process=Process(words, env, BUILD_TOP, False, 0o022),

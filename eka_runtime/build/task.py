@@ -36,6 +36,11 @@ class Task(NamedTuple):
     def no_chroot(self) -> bool:
         return self.attributes.flag("__noChroot")
 
+    @property
+    def reaches_host(self) -> bool:
+        """Whether its builder has the host's network, and with it processes of the host."""
+        return self.network or self.no_chroot
+
 
 def scratch_outputs(path: StorePath, drv: Derivation) -> dict[str, StorePath]:
     """Where each output is written; `drv` is resolved, so that all but floating ones have paths."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.builds import Derivations, build, instantiate
+from tests.builds import VECTORS, Derivations, build, instantiate
 from tests.cli.conftest import open_directory
 from tests.cli.world import World
+from tests.requirements import require
 from tests.users import labels
 
 # Subordinate ids make no difference to a build.
@@ -168,3 +172,25 @@ def test_a_failed_build_can_be_entered(loaded: World, hostile: Derivations) -> N
     valid = loaded.run("eka", "bundle", "validate", kept)
     assert valid.status == 0, valid.out
     loaded.user.run(["rm", "-r", kept])
+
+
+def test_what_was_given_away_open_for_writing_changes_nothing(world: World) -> None:
+    """Without its own network, a builder reaches whoever listens on the host."""
+    name = f"eka-test-{os.urandom(8).hex()}"
+    with open_directory() as place, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"\0{name}")
+        listener.listen()
+        passer = place / "passer"
+        passer.mkdir()
+        words = (require("gcc"), f'-DNAME="{name}"', VECTORS / "passer.c", "-o", passer / "passer")
+        subprocess.run(words, check=True)
+        made = instantiate(place, "passing.nix", passer=passer)
+        made.load(world)
+        done = build(world, "--allow-no-chroot", made.drvs["passing"])
+        assert done.status == 0, done.err.decode()
+        with listener.accept()[0] as connection:
+            (fd,) = socket.recv_fds(connection, 1, 1)[1]
+    os.pwrite(fd, b"changed", 0)
+    os.close(fd)
+    verified = world.run("eka", "store", "verify", "--deep")
+    assert verified.status == 0, verified.out.decode()
