@@ -8,14 +8,17 @@ wait for a client, so it reads what is there, and writes what the kernel takes.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
 import sqlite3
+import threading
 import time
 from email.utils import formatdate
 from typing import Any
 
+from cheroot.connections import ConnectionManager
 from cheroot.wsgi import Server
 
 from eka_runtime.cache.recent import Recent
@@ -25,6 +28,8 @@ from eka_runtime.nix.narinfo import MIME
 
 _HEAD_MAX = 4096
 _CONNECTIONS = 4096
+_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_PAUSE = 0.05
 _REQUEST = re.compile(rb"(GET|HEAD) /([0-9a-z]{32}\.narinfo) HTTP/1\.1\r\n")
 # Headers that change how a request is read, or how it is answered.
 _SPECIAL = re.compile(
@@ -45,24 +50,36 @@ def _is_plain(head: bytes) -> bool:
 class FrontServer(Server):
     """`recent` is asked by the thread that serves."""
 
+    _connections: Any
+
     def __init__(self, *arguments: Any, recent: Recent, **more: Any) -> None:
         super().__init__(*arguments, **more)
         # With the 10 of cheroot, clients with many connections have to make them anew all the time;
         # with more than there are descriptors for, nobody could be accepted any more.
-        self.keep_alive_conn_limit = min(_CONNECTIONS, raise_file_limit() // 2)
+        self._room = raise_file_limit() // 2
+        self.keep_alive_conn_limit = min(_CONNECTIONS, self._room)
         self._recent = recent
         self._second = 0
         self._date = b""
 
+    def prepare(self) -> None:
+        super().prepare()
+        self._connections.close()
+        self._connections = _Connections(self)
+
     def process_conn(self, conn: Any) -> None:
         if conn.last_used is None:
-            # Just made. When something has come it is here again.
-            if self.can_add_keepalive_connection:
-                self.put_conn(conn)
-            else:
-                conn.close()
+            self._enter(conn)
         elif conn.rfile.has_data() or not self._answered(conn):
             super().process_conn(conn)
+
+    def _enter(self, conn: Any) -> None:
+        """A connection just made; when something has come it is processed."""
+        # The kernel gives the lowest number, so it counts those that wait for a worker, too.
+        if self.can_add_keepalive_connection and conn.socket.fileno() < self._room:
+            self.put_conn(conn)
+        else:
+            conn.close()
 
     def _answered(self, conn: Any) -> bool:
         try:
@@ -107,3 +124,24 @@ class FrontServer(Server):
             self._second = second
             self._date = f"Date: {formatdate(second, usegmt=True)}\r\n\r\n".encode()
         return self._date
+
+
+class _Connections(ConnectionManager):
+    def __init__(self, server: FrontServer) -> None:
+        super().__init__(server)
+        self._ended = threading.Event()
+
+    def stop(self) -> None:
+        self._ended.set()
+        super().stop()
+
+    def _from_server_socket(self, server_socket: Any) -> Any:
+        try:
+            return super()._from_server_socket(server_socket)  # type: ignore[misc]
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            # Who waits to be accepted is still there at the next turn, which must not come at
+            # once; meanwhile the others have theirs, and those that say nothing expire.
+            self._ended.wait(_PAUSE)
+            return None
