@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from eka.output import Output
 from eka_runtime.build.log import MESSAGE
-from eka_runtime.build.scheduler import Outcome
-from eka_runtime.errors import BuildCancelled, DependencyFailed
+from eka_runtime.build.scheduler import Outcome, first_cause
+from eka_runtime.errors import BuildCancelled
 from eka_runtime.nix.path import StorePath
 
 _SHOWN = 12
@@ -120,9 +120,7 @@ def printable(line: bytes) -> str:
 def first_error(outcomes: Sequence[Outcome]) -> Outcome | None:
     """The one that explains the others."""
     failed = [outcome for outcome in outcomes if outcome.error is not None]
-    effects = (BuildCancelled, DependencyFailed)
-    causes = [outcome for outcome in failed if not isinstance(outcome.error, effects)]
-    return next(iter(causes or failed), None)
+    return first_cause(failed) if failed else None
 
 
 def _phase(line: bytes) -> str:

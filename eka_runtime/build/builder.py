@@ -172,7 +172,12 @@ class Builder:
             if not self._settings.keep_failed:
                 # The commit waits for the disk, which need not see what goes anyway.
                 self._workshop.clear(place)
-            outputs.commit(infos.values())
+            try:
+                outputs.commit(infos.values())
+            except EkaError:
+                # Its files may be blobs by now, and what is kept can be written to.
+                self._workshop.clear(place)
+                raise
             if outputs.wrong is not None:
                 raise outputs.wrong
         return {name: self._store.info(info.path) for name, info in infos.items()}
@@ -190,7 +195,7 @@ class Builder:
 
     def _keep(self, task: Task, laid: _Laid) -> Path | None:
         """The bundle of a failed build, to be run or entered again."""
-        if not laid.start.args:
+        if not laid.start.args or not laid.place.root.exists():
             return None
         kept = self._workshop.keep(laid.place, task.drv.name)
         bundle = self._sandboxes.compile(task, kept, laid.start, laid.view)

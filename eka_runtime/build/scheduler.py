@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -44,6 +44,15 @@ class Outcome(NamedTuple):
     kept: Path | None = None
     lost: tuple[StorePath, ...] = ()  # what now cannot be built, either
     ids: Mapping[str, str] = MappingProxyType({})  # of the outputs' realisations
+
+
+_EFFECTS = (BuildCancelled, DependencyFailed)
+
+
+def first_cause(failed: Sequence[Outcome]) -> Outcome:
+    """Of one or more failures, that which explains the others."""
+    causes = (one for one in failed if not isinstance(one.error, _EFFECTS))
+    return next(causes, failed[0])
 
 
 class Watch(Protocol):

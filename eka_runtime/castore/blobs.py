@@ -38,6 +38,7 @@ _OF_DIGEST, _RANDOM = 8, 5
 _REPAIR = "add the same contents again, or run `eka store verify --repair`"
 _ACCESS = "get the right to read it, or look at the system log for errors of the disk"
 _HASH_SIZE = 1 << 20
+_HASH_MIN = 1 << 12  # a damaged row may expect nothing
 _SELECT = "select digest, size, name, pack, start, stored from blob "
 _MANY = 256
 
@@ -313,7 +314,7 @@ def digest_of(reader: BinaryIO, expected: int) -> tuple[B3Digest, int]:
     """Digest and size of what is left to read."""
     hasher, size = blake3(), 0
     # No larger than needed: clearing a mebibyte takes longer than hashing most files.
-    buffer = memoryview(bytearray(max(1, min(expected, _HASH_SIZE))))
+    buffer = memoryview(bytearray(max(_HASH_MIN, min(expected, _HASH_SIZE))))
     while count := reader.readinto(buffer):  # type: ignore[attr-defined]
         hasher.update(buffer[:count])
         size += count

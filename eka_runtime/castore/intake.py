@@ -6,7 +6,7 @@ business. Files from INLINE_MAX on are written by a pool. Files from LARGE on
 come in chunks that are read and hashed here, written by one other thread, and hashed for the NAR by
 a third (`hashing.py`), all from one buffer; SHA-256 then sets the pace. From DIRECT_MIN on writes
 bypass the page cache, which halves their cost and leaves the cache to others. A file that is given
-away is linked (`adopt`): the kernel writes it while it is hashed.
+away is linked (`adopt`): from LARGE on the kernel begins to write it while it is hashed.
 
 What is in flight is bounded: CHUNKS chunks, and PENDING files below LARGE.
 """
@@ -40,6 +40,7 @@ DIRECT_MIN = 1 << 26
 CHUNK = 1 << 20
 CHUNKS = 24
 PENDING = 32
+_EARLY = 8  # files that wait for the disk, each with a descriptor
 _WORKERS_MAX = 4
 
 Fill = Callable[[memoryview], None]
@@ -64,6 +65,7 @@ class Intake(Closing):
         self._pending: deque[Future[None]] = deque()
         self._chunks: SimpleQueue[_Chunk] | None = None
         self._writers: set[BlobWriter] = set()
+        self._early = threading.BoundedSemaphore(_EARLY)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -122,9 +124,16 @@ class Intake(Closing):
 
     def _write_early(self, fd: int) -> None:
         """The kernel begins to write what `Batch.sync` would otherwise have to wait for. Where the
-        disk's queue is full this waits, while we go on."""
+        disk's queue is full this waits, while we go on; then the rest is left to `sync`."""
+        if not self._early.acquire(blocking=False):
+            return
         own = os.dup(fd)
-        self._disk.submit(begin_writing, own).add_done_callback(lambda done: os.close(own))
+
+        def end(done: Future[None]) -> None:
+            os.close(own)
+            self._early.release()
+
+        self._disk.submit(begin_writing, own).add_done_callback(end)
 
     def _stream(
         self, size: int, executable: bool, fill: Fill, tees: Sequence[Tee], known: _KnownBlob

@@ -16,6 +16,8 @@ MTIME_NS = 10**9
 FILE_MODE, EXECUTABLE_MODE = 0o444, 0o555
 
 _TIMES = (MTIME_NS, MTIME_NS)
+_BLOCK = 512  # what st_blocks counts in, whatever the file system's
+_SPARE = 1 << 16
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CLOEXEC
 _UNNAMED = os.O_TMPFILE | _NEW
@@ -93,7 +95,11 @@ class Placing:
 
     def adopts(self, fd: int) -> bool:
         """Whether the file of a descriptor can be placed as it is."""
-        if self._proc_fd < 0 or os.fstat(fd).st_dev != os.fstat(self.fd).st_dev:
+        status = os.fstat(fd)
+        if self._proc_fd < 0 or status.st_dev != os.fstat(self.fd).st_dev:
+            return False
+        if status.st_blocks * _BLOCK > status.st_size + _SPARE:
+            # Room that fallocate(2) reserved beyond the end would stay with the blob, unaccounted.
             return False
         with suppress(OSError):
             # What overlayfs reads from extended attributes, whoever set them.

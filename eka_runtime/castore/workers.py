@@ -10,7 +10,10 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import BinaryIO, Generic, TypeVar
 
 from eka_runtime.closing import Closing
@@ -46,7 +49,7 @@ class Workers(Closing, Generic[P, R]):
         for part in range(self._parts):
             try:
                 answer, error = pickle.load(self._answers[part % len(self._answers)])
-            except EOFError:
+            except (EOFError, pickle.UnpicklingError):
                 raise HostError(
                     "a process that was started to help has ended",
                     hint="see whether the host is short of memory",
@@ -57,17 +60,22 @@ class Workers(Closing, Generic[P, R]):
 
     def close(self) -> None:
         for pid in self._pids:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            # Where children are not to be waited for (SIGCHLD is ignored), they are gone by now.
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
         for pipe in self._answers:
             pipe.close()
         self._pids, self._answers = [], []
 
     def _start(self, work: Callable[[Sequence[P]], Iterable[R]], parts: Sequence[P]) -> None:
         reading, writing = os.pipe2(os.O_CLOEXEC)
+        # An interrupt between fork(2) and `_serve` would let the child go on as its parent.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         pid = os.fork()
         if not pid:
             _serve(work, parts, writing)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(writing)
         self._pids.append(pid)
         self._answers.append(os.fdopen(reading, "rb"))
@@ -79,9 +87,14 @@ def _serve(work: Callable[[Sequence[P]], Iterable[R]], parts: Sequence[P], writi
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         die_with_parent()
         with open(writing, "wb") as pipe:
-            for answer in _answers(work, parts):
-                pickle.dump(answer, pipe)
-                pipe.flush()
+            try:
+                for answer in _answers(work, parts):
+                    pickle.dump(answer, pipe)
+                    pipe.flush()
+            except BaseException:
+                # Before the pipe is closed, at which the parent ends us.
+                traceback.print_exc()
+                sys.stderr.flush()
     finally:
         # Nothing of the parent's is closed, flushed or cleaned up here.
         os._exit(0)

@@ -15,7 +15,7 @@ from eka_runtime.build.log import MESSAGE
 from eka_runtime.daemon.peer import ClientGone, Peer
 from eka_runtime.daemon.protocol import Message, Status
 from eka_runtime.daemon.wire import Values
-from eka_runtime.errors import BuildError, DependencyFailed, EkaError, FormatError, UsageError
+from eka_runtime.errors import BuildError, EkaError, FormatError, UsageError
 from eka_runtime.nix.derivation import Derivation
 from eka_runtime.nix.path import StorePath
 
@@ -137,9 +137,9 @@ def realise(
 
 def failure(failed: Sequence[Outcome]) -> EkaError:
     """The one error for all of them: the first cause, with the end of its log."""
-    causes = [one for one in failed if not isinstance(one.error, DependencyFailed)]
-    first = (causes or list(failed))[0]
-    return BuildError(_message(first))
+    from eka_runtime.build.scheduler import first_cause
+
+    return BuildError(_message(first_cause(failed)))
 
 
 def result_of(peer: Peer, outcome: Outcome, names: Iterable[str] | None) -> Values:

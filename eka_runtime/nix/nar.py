@@ -388,7 +388,7 @@ class NarWriter:
     def file_data(self, name: bytes, executable: bool, data: bytes) -> None:
         """A file of any size whose contents are at hand."""
         names, size = self._names, len(data)
-        if names and name > names[-1] and not _name_problem(name):
+        if size < self._FLUSH and names and name > names[-1] and not _name_problem(name):
             # The rest does the same in three steps, which would be felt in exports of small files.
             names[-1] = name
             length = len(name)

@@ -222,8 +222,10 @@ def _lives(pid: str) -> bool:
     """The dead whom nobody has waited for are dead: proc_pid_stat(5)."""
     try:
         status = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
+    except OSError:
+        return True  # of whom nothing is known, nothing is removed
     return status.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 
+from eka_runtime.castore import intake
 from eka_runtime.castore.assembly import Assembly
 from eka_runtime.castore.blobs import PACKED_MAX
 from eka_runtime.castore.hashing import StreamHash
@@ -458,6 +461,52 @@ def test_a_file_that_is_given_away_becomes_the_blob(tmp_path: Path) -> None:
         assert sorted(status.st_nlink for status in statuses) == [1, 2]
         assert (source / "middle").stat().st_nlink == 2
         shutil.rmtree(source)
+        castore.check()
+
+
+def test_a_file_with_room_to_spare_is_copied(tmp_path: Path) -> None:
+    """Nobody would account for it, and nothing would ever give it back."""
+    source = tmp_path / "source"
+    source.write_bytes(b"large" * LARGE)
+    done = subprocess.run(
+        [require("fallocate"), "--keep-size", "--length", "64MiB", source],
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode or source.stat().st_blocks * 512 < 64 << 20:
+        lacking(f"this file system reserves no room: {done.stderr.decode()}")
+    with Castore.open(tmp_path / "castore") as castore:
+        castore.add(lambda batch: ingest_tree(batch, source, adopt=True))
+        assert source.stat().st_nlink == 1
+        castore.check()
+
+
+def test_many_large_files_on_a_slow_disk_need_few_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(60):
+        (source / str(number)).write_bytes(b"%02d" % number * (LARGE // 2))
+    # As if the disk took nothing until all that could be queued was.
+    queued, left = threading.Event(), 60 * LARGE
+
+    def scan(data: bytes | bytearray | memoryview) -> None:
+        nonlocal left
+        left -= len(data)
+        if left <= 0:
+            queued.set()
+
+    monkeypatch.setattr(intake, "begin_writing", lambda fd: queued.wait())
+    with Castore.open(tmp_path / "castore") as castore:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        used = set(map(int, os.listdir("/proc/self/fd")))
+        few = next(islice((fd for fd in count() if fd not in used), 40, None))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+        try:
+            castore.add(lambda batch: ingest_tree(batch, source, scan=scan, adopt=True))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         castore.check()
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import marshal
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -395,3 +397,16 @@ def test_a_filter_is_compiled_where_the_runtime_takes_that(tmp_path: Path) -> No
     made = planned(tmp_path, USER._replace(bpf=True), bundle(seccomp=seccomp))
     assert "seccomp" not in config(made)["linux"]
     assert set(config(made)["annotations"]) == {"run.oci.seccomp_bpf_data"}
+
+
+OUT_OF_DESCRIPTORS = """
+import os, resource
+from eka_runtime.runtime.launch import _lives
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+print(_lives(str(os.getpid())))
+"""
+
+
+def test_nobody_is_taken_for_dead_because_a_descriptor_is_lacking() -> None:
+    words = [sys.executable, "-c", OUT_OF_DESCRIPTORS]
+    assert subprocess.run(words, capture_output=True, check=True).stdout == b"True\n"
