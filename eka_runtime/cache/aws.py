@@ -20,14 +20,16 @@ from typing import Any, NamedTuple
 from eka_runtime.errors import ConfigError
 
 _KEY, _SECRET, _TOKEN = "aws_access_key_id", "aws_secret_access_key", "aws_session_token"
-# Any of these leads the library to credentials, or to do without.
+# Any of these leads the library to credentials.
 _OTHER_WAYS = (
     "AWS_ACCESS_KEY_ID",
-    "AWS_SKIP_SIGNATURE",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
+# As the library reads them.
+_TRUE = ("1", "true", "on", "yes", "y")
+_REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _HINT = "other kinds of credentials become variables by `aws configure export-credentials`"
 
@@ -59,9 +61,11 @@ class _Profile(NamedTuple):
 
 def _profile(parameters: Mapping[str, str], environ: Mapping[str, str]) -> _Profile:
     stated = parameters.get("profile")
-    if not stated and any(environ.get(name) for name in _OTHER_WAYS):
-        return _Profile()
     name = stated or environ.get("AWS_PROFILE") or ""
+    if not stated and _has_other_ways(environ):
+        # What it would only repeat need not be there, nor be legible.
+        known = _stated_region(parameters, environ)
+        return _Profile(region=known or _read_profile(name or "default", environ).region)
     found = _read_profile(name or "default", environ)
     if name and not found.keys:
         raise ConfigError(
@@ -94,8 +98,10 @@ def _section(file: str, name: str) -> dict[str, str]:
     try:
         with open(os.path.expanduser(file), encoding="utf-8") as stream:
             parser.read_file(stream)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise ConfigError(f"cannot read `{file}`: {error.strerror}") from error
     except (configparser.Error, UnicodeDecodeError) as error:
         # Not what the module says: its messages quote the file.
         raise ConfigError(f"`{file}` is not a file of AWS profiles") from error
@@ -103,9 +109,11 @@ def _section(file: str, name: str) -> dict[str, str]:
 
 
 def _region(parameters: Mapping[str, str], environ: Mapping[str, str], profile: _Profile) -> str:
-    names = ("AWS_REGION", "AWS_DEFAULT_REGION")
-    stated = [parameters.get("region"), *map(environ.get, names), profile.region]
-    return next(filter(None, stated), "us-east-1")
+    return _stated_region(parameters, environ) or profile.region or "us-east-1"
+
+
+def _stated_region(parameters: Mapping[str, str], environ: Mapping[str, str]) -> str | None:
+    return next(filter(None, [parameters.get("region"), *map(environ.get, _REGIONS)]), None)
 
 
 def _endpoint(parameters: Mapping[str, str], environ: Mapping[str, str]) -> str | None:
@@ -116,7 +124,13 @@ def _endpoint(parameters: Mapping[str, str], environ: Mapping[str, str]) -> str 
     return next(filter(None, map(environ.get, _ENDPOINTS)), None)
 
 
+def _has_other_ways(environ: Mapping[str, str]) -> bool:
+    """To credentials, or to do without any."""
+    unsigned = environ.get("AWS_SKIP_SIGNATURE", "").lower() in _TRUE
+    return unsigned or any(environ.get(name) for name in _OTHER_WAYS)
+
+
 def _nobody(environ: Mapping[str, str], endpoint: str | None) -> bool:
-    if any(environ.get(name) for name in _OTHER_WAYS):
+    if _has_other_ways(environ):
         return False
     return bool(endpoint) or environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true"
