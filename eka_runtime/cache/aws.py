@@ -2,6 +2,7 @@
 
     region      parameter, AWS_REGION, AWS_DEFAULT_REGION, the profile's; us-east-1
     endpoint    parameter with `scheme` (https), AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_ENDPOINT
+                (`castore/endpoints.py`)
     who         parameter `profile`; AWS_ACCESS_KEY_ID and its like; AWS_PROFILE or `default`
 
 A profile is a section of ~/.aws/credentials (AWS_SHARED_CREDENTIALS_FILE) and of ~/.aws/config
@@ -17,6 +18,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from eka_runtime.castore.endpoints import named_endpoint
 from eka_runtime.errors import ConfigError
 
 _KEY, _SECRET, _TOKEN = "aws_access_key_id", "aws_secret_access_key", "aws_session_token"
@@ -30,7 +32,6 @@ _OTHER_WAYS = (
 # As the library reads them.
 _TRUE = ("1", "true", "on", "yes", "y")
 _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _HINT = "other kinds of credentials become variables by `aws configure export-credentials`"
 
 
@@ -117,11 +118,10 @@ def _stated_region(parameters: Mapping[str, str], environ: Mapping[str, str]) ->
 
 
 def _endpoint(parameters: Mapping[str, str], environ: Mapping[str, str]) -> str | None:
-    if endpoint := parameters.get("endpoint"):
-        return (
-            endpoint if "://" in endpoint else f"{parameters.get('scheme', 'https')}://{endpoint}"
-        )
-    return next(filter(None, map(environ.get, _ENDPOINTS)), None)
+    stated = parameters.get("endpoint")
+    if stated and "://" not in stated:
+        stated = f"{parameters.get('scheme', 'https')}://{stated}"
+    return named_endpoint(stated, environ)
 
 
 def _has_other_ways(environ: Mapping[str, str]) -> bool:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from eka_runtime.castore.bucket_errors import bucket_error, is_missing_bucket
+from eka_runtime.castore.endpoints import named_endpoint
 from eka_runtime.errors import (
     MissingExtra,
     StoreAccessError,
@@ -42,6 +43,7 @@ _PIECE = 1 << 20
 _RETRIES = 5
 _RETRY_FOR = timedelta(seconds=30)
 
+_ENDPOINTS = ("aws_endpoint", "aws_endpoint_url", "endpoint", "endpoint_url")
 # obstore takes those apart from the options of S3 and the like, snix does not.
 _CLIENT_OPTIONS = frozenset(
     {
@@ -341,7 +343,8 @@ def _remote(shown: str, options: Mapping[str, str]) -> Objects:
         ) from None
     url = shown.removeprefix(_PREFIX)
     client, config = _divided(options)
-    if url.startswith("http:") or _endpoint(config).startswith("http:"):
+    endpoint = _with_endpoint(config) if url.startswith("s3:") else ""
+    if url.startswith("http:") or endpoint.startswith("http:"):
         client.setdefault("allow_http", "true")
     if url.startswith("http") and config:
         raise UsageError(f"{shown}: unknown options: {', '.join(config)}")
@@ -358,11 +361,13 @@ def _remote(shown: str, options: Mapping[str, str]) -> Objects:
     return RemoteObjects(store)
 
 
-def _endpoint(config: Mapping[str, str]) -> str:
-    """Of S3, if one was named: by an option, or a variable that the library reads itself."""
-    named = [config.get(name) for name in ("aws_endpoint", "aws_endpoint_url", "endpoint")]
-    named += [os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT")]
-    return next(filter(None, named), "")
+def _with_endpoint(config: dict[str, str]) -> str:
+    """That of S3, if one was named; it is among the options then."""
+    stated = next(filter(None, (config.pop(name, "") for name in _ENDPOINTS)), None)
+    endpoint = named_endpoint(stated, os.environ)
+    if endpoint:
+        config["aws_endpoint"] = endpoint
+    return endpoint or ""
 
 
 def _divided(options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -53,3 +53,12 @@ def test_a_file_that_cannot_be_read_is_told(environ: dict[str, str], tmp_path: P
     assert bucket_options({}, stated)["region"] == "us-west-1"
     environ["AWS_SHARED_CREDENTIALS_FILE"] = str(tmp_path / ".aws" / "config" / "absent")
     assert "credential_provider" not in bucket_options({}, environ)
+
+
+def test_an_endpoint_that_the_library_would_not_go_to_is_refused(environ: dict[str, str]) -> None:
+    environ["AWS_ENDPOINT_URL_S3"] = "https://one.example/"
+    assert bucket_options({}, environ)["endpoint"] == "https://one.example/"
+    same = {"endpoint": "one.example"}
+    assert bucket_options(same, environ)["endpoint"] == "https://one.example"
+    with pytest.raises(ConfigError, match="AWS_ENDPOINT_URL_S3 is another"):
+        bucket_options({"endpoint": "two.example"}, environ)

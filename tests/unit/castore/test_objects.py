@@ -241,6 +241,34 @@ def test_options_come_from_the_query_and_beside_it(tmp_path: Path) -> None:
         assert objects.head(KEY) == 1
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"])
+def test_an_endpoint_of_a_variable_needs_no_leave_for_http(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    FileObjects(tmp_path).put(f"bucket/{KEY}", b"x")
+    with served(tmp_path) as url:
+        # The later ones are passed over.
+        monkeypatch.setenv("AWS_ENDPOINT", "https://127.0.0.1:1")
+        monkeypatch.setenv(name, url.removeprefix("objectstore+"))
+        objects = from_url("objectstore+s3://bucket?skip_signature=true&region=here")
+        assert objects.head(KEY) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_endpoint_of_s3_lets_no_other_service_do_without_tls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FileObjects(tmp_path).put(f"bucket/{KEY}", b"x")
+    with served(tmp_path) as url:
+        place = url.removeprefix("objectstore+")
+        monkeypatch.setenv("AWS_ENDPOINT", place)
+        query = f"google_base_url={place}&google_skip_signature=true"
+        # Nothing is sent.
+        with pytest.raises(ServiceError, match="builder error"):
+            from_url(f"objectstore+gs://bucket?{query}").head(KEY)
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
