@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import BinaryIO, Generic, TypeVar
 
+from eka_runtime.castore.placing import write_all
 from eka_runtime.closing import Closing
 from eka_runtime.errors import HostError
 from eka_runtime.linux.syscalls import die_with_parent
@@ -60,7 +60,7 @@ class Workers(Closing, Generic[P, R]):
 
     def close(self) -> None:
         for pid in self._pids:
-            # Where children are not to be waited for (SIGCHLD is ignored), they are gone by now.
+            # Where SIGCHLD is ignored they are gone when they have ended.
             with suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
@@ -70,34 +70,49 @@ class Workers(Closing, Generic[P, R]):
 
     def _start(self, work: Callable[[Sequence[P]], Iterable[R]], parts: Sequence[P]) -> None:
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        # An interrupt between fork(2) and `_serve` would let the child go on as its parent.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
-        pid = os.fork()
-        if not pid:
-            _serve(work, parts, writing)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(writing)
-        self._pids.append(pid)
         self._answers.append(os.fdopen(reading, "rb"))
+        try:
+            # A signal between the fork and what follows would find a worker that takes itself for
+            # its parent, or a parent that does not know it yet.
+            with _signals_held() as before:
+                pid = os.fork()
+                if not pid:
+                    _serve(work, parts, writing, before)
+                self._pids.append(pid)
+        finally:
+            os.close(writing)
 
 
-def _serve(work: Callable[[Sequence[P]], Iterable[R]], parts: Sequence[P], writing: int) -> None:
-    """The whole life of a worker."""
+@contextmanager
+def _signals_held() -> Iterator[set[int]]:
+    """Yields those that were held before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield before
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(
+    work: Callable[[Sequence[P]], Iterable[R]],
+    parts: Sequence[P],
+    writing: int,
+    held: Iterable[int],
+) -> None:
+    """The whole life of a worker, which begins with all signals held."""
+    status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         die_with_parent()
-        with open(writing, "wb") as pipe:
-            try:
-                for answer in _answers(work, parts):
-                    pickle.dump(answer, pipe)
-                    pipe.flush()
-            except BaseException:
-                # Before the pipe is closed, at which the parent ends us.
-                traceback.print_exc()
-                sys.stderr.flush()
+        for answer in _answers(work, parts):
+            write_all(writing, pickle.dumps(answer))
+        status = 0
+    except BaseException:
+        write_all(2, traceback.format_exc().encode())
     finally:
         # Nothing of the parent's is closed, flushed or cleaned up here.
-        os._exit(0)
+        os._exit(status)
 
 
 def _answers(

@@ -50,6 +50,54 @@ def unspeakable(parts: Sequence[int]) -> Iterator[object]:
 
 
 def test_an_answer_that_cannot_be_sent_is_told(capfd: pytest.CaptureFixture[str]) -> None:
-    with Workers(unspeakable, [1], 1) as workers, pytest.raises(HostError):
-        list(workers)
+    with Workers(unspeakable, [1], 1) as workers:
+        with pytest.raises(HostError):
+            list(workers)
+        ended = os.waitid(os.P_PID, workers._pids[0], os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        assert ended.si_status == 1
     assert "lambda" in capfd.readouterr().err
+
+
+# Raised without Python, in which the signal would be handled before fork() returns.
+INTERRUPTED = """
+import ctypes, functools, os, signal
+from eka_runtime.castore.workers import Workers
+raises = functools.partial(ctypes.CDLL(None)["raise"], int(signal.{name}))
+signal.signal(signal.{name}, signal.default_int_handler)
+os.register_at_fork(after_in_child=raises)
+parent = os.getpid()
+try:
+    with Workers(iter, [1, 2], 2) as workers:
+        list(workers)
+finally:
+    os.write(1, b"parent" if os.getpid() == parent else b"child")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_one_that_a_signal_finds_as_it_begins_does_not_go_on_as_its_parent(name: str) -> None:
+    words = [sys.executable, "-c", INTERRUPTED.format(name=name)]
+    assert subprocess.run(words, capture_output=True, check=False).stdout == b"parent"
+
+
+FULL = """
+import os, resource, signal
+from eka_runtime.castore.workers import Workers
+if not os.geteuid():
+    os.setuid(65534)  # root has no limit
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+before = os.dup(1)
+os.close(before)
+try:
+    Workers(iter, [1], 1)
+except BlockingIOError:
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert os.dup(1) == before
+    print("full")
+"""
+
+
+def test_nothing_is_left_when_there_can_be_no_more_processes() -> None:
+    done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, check=False)
+    assert done.stdout == b"full\n", done.stderr

@@ -158,6 +158,22 @@ def test_writer_takes_contents_in_pieces() -> None:
     assert out.getvalue() == to_nar(File(b"0123456789"))
 
 
+@pytest.mark.parametrize("names", [(), (b"a", b"b")], ids=["root", "entries"])
+def test_writer_does_not_copy_large_contents(names: tuple[bytes, ...]) -> None:
+    written: list[bytes] = []
+    data = bytes((1 << 17) + 3)
+    writer = NarWriter(written.append)
+    if names:
+        writer.directory(b"")
+    for name in names or (b"",):
+        writer.file_data(name, False, data)
+    if names:
+        writer.end_directory()
+    assert sum(piece is data for piece in written) == max(len(names), 1)
+    tree = Dir(tuple((name, File(data)) for name in names)) if names else File(data)
+    assert from_nar(b"".join(written)) == tree
+
+
 def test_writer_joins_small_pieces() -> None:
     written: list[bytes] = []
     parse_nar(io.BytesIO(to_nar(VARIED)).read, NarWriter(written.append))
