@@ -8,7 +8,7 @@ a third (`hashing.py`), all from one buffer; SHA-256 then sets the pace. From DI
 bypass the page cache, which halves their cost and leaves the cache to others. A file that is given
 away is linked (`adopt`): from LARGE on the kernel begins to write it while it is hashed.
 
-What is in flight is bounded: CHUNKS chunks, and PENDING files below LARGE.
+What is in flight is bounded: CHUNKS chunks, PENDING files below LARGE, _EARLY that are linked.
 """
 
 from __future__ import annotations
@@ -129,11 +129,16 @@ class Intake(Closing):
             return
         own = os.dup(fd)
 
-        def end(done: Future[None]) -> None:
+        def end(done: object = None) -> None:
             os.close(own)
             self._early.release()
 
-        self._disk.submit(begin_writing, own).add_done_callback(end)
+        try:
+            advice = self._disk.submit(begin_writing, own)
+        except BaseException:
+            end()
+            raise
+        advice.add_done_callback(end)
 
     def _stream(
         self, size: int, executable: bool, fill: Fill, tees: Sequence[Tee], known: _KnownBlob
