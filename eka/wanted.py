@@ -103,7 +103,8 @@ def from_file(
     head = read_head(file)
     header = parse_header(head, file)
     flags = header.with_flags(command_line)
-    if flags.lazy:
+    # Who names a view that shows only what is there has said no to what a header asks for.
+    if flags.lazy and (command_line.lazy or flags.view in (None, "auto", "fuse")):
         reach.prefer_lazy()
     wanted = from_flags(flags, Path(os.path.realpath(file)).parent)
     wanted = wanted._replace(script=Path(file), program=_program(file, head, flags))

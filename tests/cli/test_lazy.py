@@ -116,6 +116,20 @@ def test_a_script_may_ask_for_it(origin: Origin, box: Path, far: Far) -> None:
     assert (done.status, done.out, done.err) == (0, b"small and read\n", b"")
 
 
+def test_a_view_on_the_command_line_declines_what_a_script_asks_for(
+    origin: Origin, box: Path, far: Far
+) -> None:
+    header = f'packages = ["{origin.world.busybox}", "{origin.package}"]\nlazy = true'
+    script = origin.world.script(box, f"head -n 1 {origin.package}/small", header)
+    with origin.served() as (url, _):
+        both = far.run("eka-run", "--lazy", "--view", "bind", script, urls=(url,))
+        assert (both.status, both.out) == (2, b""), both.err.decode()
+        done = far.run("eka-run", "--view", "bind", script, urls=(url,))
+        assert (done.status, done.out) == (0, b"small and read\n"), done.err.decode()
+        assert b"starting before" not in done.err
+    assert origin.package in far.listed()
+
+
 def test_other_commands_start_lazily(origin: Origin, box: Path, far: Far) -> None:
     packages = [f"--package={origin.world.busybox}", f"--package={origin.package}"]
     file = origin.world.file(box / "input", f"head -n 1 {origin.package}/small")
