@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eka.output import Output
+from eka_runtime import printable as words
 from eka_runtime.build.log import MESSAGE
 from eka_runtime.build.scheduler import Outcome, first_cause
 from eka_runtime.errors import BuildCancelled
@@ -114,7 +115,7 @@ def describe(outcome: Outcome) -> str:
 def printable(line: bytes) -> str:
     """A line of a log without what a terminal would obey."""
     text = line.rsplit(b"\r", 1)[-1].decode("utf-8", "replace").expandtabs()
-    return "".join(char if char.isprintable() else " " for char in text)
+    return words.printable(text, " ")
 
 
 def first_error(outcomes: Sequence[Outcome]) -> Outcome | None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from eka_runtime.errors import GitError
+from eka_runtime.printable import printable
 
 if TYPE_CHECKING:
     import subprocess
@@ -154,6 +155,6 @@ def git_error(arguments: Sequence[str], done: subprocess.CompletedProcess[bytes]
     words = [line for line in text.splitlines() if line.startswith(("fatal:", "error:", " ! "))]
     said = "; ".join(line.strip() for line in (words or text.splitlines())[:3])
     verb = next((word for word in arguments if not word.startswith("-")), "git")
-    said = "".join(c if c.isprintable() else " " for c in said)
+    said = printable(said, " ")
     hint = next((hint for words, hint in _HINTS.items() if words in text), None)
     return GitError(f"`git {verb}` failed: {said or f'status {done.returncode}'}", hint=hint)

@@ -70,12 +70,11 @@ def _show_runs(context: Context, limit: int | None) -> None:
 
 def _row(record: RunRecord) -> tuple[str, ...]:
     from eka.output import human_size
+    from eka_runtime.printable import printable
 
     end = str(record.status) if record.signal is None else f"signal {record.signal}"
     tier = f"{record.tier}, unsandboxed" if record.unsandboxed else record.tier
     # A name may hold what a terminal would obey.
-    name = "".join(
-        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in record.file
-    )
+    name = printable(record.file, "\N{REPLACEMENT CHARACTER}")
     when = record.start[:19].replace("T", " ")
     return (when, f"{record.wall:.3f} s", end, human_size(record.peakMemory), tier, name)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from io import FileIO
 from typing import TYPE_CHECKING, Any
 
+from eka_runtime import printable as words
 from eka_runtime.errors import EkaError, InvalidStorePath, UsageError
 
 if TYPE_CHECKING:
@@ -107,9 +108,7 @@ def refuse_terminal(what: str, example: str) -> None:
 def printable(name: bytes) -> str:
     """A name from a store: exact for pipes, without control characters for terminals."""
     text = os.fsdecode(name)
-    if not sys.stdout.isatty():
-        return text
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return words.printable(text) if sys.stdout.isatty() else text
 
 
 def no_such_chain(start: StorePath, goal: StorePath) -> EkaError:

@@ -31,6 +31,7 @@ from eka_runtime.cache.decompress import decompressing
 from eka_runtime.cache.files import Body, checked_name, too_large
 from eka_runtime.cache.quick import Host, QuickFiles, Unusual
 from eka_runtime.errors import ServiceError
+from eka_runtime.printable import in_one_line
 
 T = TypeVar("T")
 
@@ -48,6 +49,8 @@ _PLAIN = re.compile(r"/[A-Za-z0-9._~/+-]*")
 # A cut download that brought so much counts as one that works.
 _PROGRESS = 1 << 14
 _RETRY_AFTER_MAX = 30.0
+# Of what a server says, this much is told.
+_ANSWER_MAX = 300
 
 
 class Patience(NamedTuple):
@@ -161,7 +164,7 @@ class HttpFiles:
             data.seek(0)
             headers = {"Content-Type": mime, "Content-Length": str(size)}
             response = self.request("PUT", self._url(name), headers, data)
-            answer = response.read(2000).decode("utf-8", "replace").strip()
+            answer = in_one_line(response.read(2000).decode("utf-8", "replace"), _ANSWER_MAX)
             response.release_conn()
             if response.status in (401, 403):
                 raise ServiceError(
@@ -288,7 +291,7 @@ class HttpFiles:
         if response.status not in good:
             response.close()
             hint = "give credentials for it in a netrc file" if response.status == 401 else None
-            detail = f": {answer[:300]}" if answer else ""
+            detail = f": {answer}" if answer else ""
             raise ServiceError(
                 f"{self.name} answers `{name}` with status {response.status}{detail}", hint=hint
             )
@@ -337,7 +340,9 @@ class _Plain:
         try:
             data = self._response.read1(min(size, _READ))
         except (HTTPError, OSError) as error:
-            raise _Transient(f"{self._files.name}: `{self._name}` was cut: {error}") from error
+            raise _Transient(
+                f"{self._files.name}: `{self._name}` was cut: {_reason(error)}"
+            ) from error
         if self._left is not None:
             self._left -= len(data)
             if not data and self._left > 0:
@@ -501,4 +506,4 @@ def _reason(error: Exception) -> str:
     # Of ("Connection aborted.", exception) the exception says more.
     last = error.args[-1] if error.args else None
     text = str(last if isinstance(last, Exception) else _cause(error))
-    return text.rpartition(">: ")[2] or type(error).__name__
+    return in_one_line(text.rpartition(">: ")[2], _ANSWER_MAX) or type(error).__name__

@@ -19,6 +19,7 @@ from eka_runtime.cache.client import CACHE_INFO
 from eka_runtime.cache.files import Body, checked_name, too_large
 from eka_runtime.castore.bucket_errors import bucket_error, is_missing_bucket
 from eka_runtime.errors import MissingExtra, ServiceError, UsageError
+from eka_runtime.printable import in_one_line
 
 _CHUNK = 1 << 18
 # Longer than a restart of a service takes, shorter than a person's patience.
@@ -52,7 +53,9 @@ class S3Files:
         try:
             self._store = S3Store(parts.netloc, prefix=prefix, retry_config=retries, **options)
         except (BaseError, ValueError) as error:
-            raise UsageError(f"{self.name}: {str(error).partition(chr(10))[0]}") from error
+            raise UsageError(
+                f"{self.name}: {in_one_line(str(error).partition(chr(10))[0], 400)}"
+            ) from error
 
     def close(self) -> None:
         pass

@@ -12,7 +12,9 @@ from __future__ import annotations
 import re
 
 from eka_runtime.errors import ServiceError
+from eka_runtime.printable import in_one_line
 
+_LIMIT = 400
 _FIELD = r"<{0}>([^<]{{1,300}})</{0}>"
 _CODE, _MESSAGE = (re.compile(_FIELD.format(name)) for name in ("Code", "Message"))
 _REQUEST = re.compile(r"Error performing ([A-Z]+ \S+) ")
@@ -76,12 +78,12 @@ def _reason(text: str) -> str:
         return "no credentials: neither variables, nor a profile, nor a role of this machine"
     code, message = _CODE.search(text), _MESSAGE.search(text)
     if code:
-        return f"{message[1]} ({code[1]})" if message else code[1]
+        return in_one_line(f"{message[1]} ({code[1]})" if message else code[1], _LIMIT)
     request, status = _REQUEST.search(text), _STATUS.search(text)
     if request and status:
-        return f"{request[1]} is answered with status {status[1]}"
+        return in_one_line(f"{request[1]} is answered with status {status[1]}", _LIMIT)
     # Below the first line the library shows its structures.
-    return text.partition("\n")[0][:400]
+    return in_one_line(text.partition("\n")[0], _LIMIT)
 
 
 def _hint(text: str) -> str:

@@ -30,10 +30,12 @@ from eka_runtime.errors import (
     StoreCorrupt,
     UsageError,
 )
+from eka_runtime.printable import in_one_line
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
+_MESSAGE_MAX = 400
 _PREFIX = "objectstore+"
 _REMOTE = ("s3", "gs", "http", "https")
 # A chunk and its frame fit in, and need not be put together.
@@ -384,4 +386,4 @@ def _divided(options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]
 
 def _first_line(error: Exception) -> str:
     # Below it obstore shows its structures.
-    return str(error).partition("\n")[0]
+    return in_one_line(str(error).partition("\n")[0], _MESSAGE_MAX)

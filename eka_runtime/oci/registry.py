@@ -23,6 +23,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from eka_runtime.errors import ServiceError
+from eka_runtime.printable import in_one_line
 
 Body = bytes | Iterable[bytes]
 
@@ -204,11 +205,11 @@ def _errors(answer: Answer) -> str:
         texts = [str(one.get("message") or one.get("code")) for one in errors]
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"status {answer.status}"
-    return "; ".join(texts)[:500] or f"status {answer.status}"
+    return in_one_line("; ".join(texts), 500) or f"status {answer.status}"
 
 
 def _reason(error: HTTPError) -> str:
-    return str(error).rpartition(": ")[2] or type(error).__name__
+    return in_one_line(str(error).rpartition(": ")[2], 500) or type(error).__name__
 
 
 def find_credentials(host: str, environ: Mapping[str, str]) -> Credentials | None:

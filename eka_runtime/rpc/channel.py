@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 
 from eka_runtime.closing import Closing
 from eka_runtime.errors import EkaError, FormatError, ServiceError, StoreCorrupt, UsageError
+from eka_runtime.printable import in_one_line
 from eka_runtime.rpc.address import ServiceUrl, Socket
 from eka_runtime.rpc.library import MAX_MESSAGE, ChannelOptions, grpc
 
@@ -121,7 +122,7 @@ class Channel:
     def _failure(self, method: str, error: Exception) -> EkaError:
         if not isinstance(error, grpc.RpcError):
             return ServiceError(f"{self.url}: {method} was cancelled")
-        code, details = error.code(), _printable(error.details())
+        code, details = error.code(), in_one_line(error.details() or "no details", _DETAILS_MAX)
         if code is grpc.StatusCode.NOT_FOUND:
             return NotFound(f"{self.url}: {method}: not found: {details}")
         if code is grpc.StatusCode.UNAVAILABLE:
@@ -137,12 +138,6 @@ class Channel:
         return ServiceError(
             f"cannot reach {self.url}: {details}", hint="check the URL and that the service runs"
         )
-
-
-def _printable(details: str | None) -> str:
-    """What a stranger says, fit for a message."""
-    text = " ".join((details or "no details")[:_DETAILS_MAX].split())
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _credentials(url: ServiceUrl) -> grpc.ChannelCredentials:

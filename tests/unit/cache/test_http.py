@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import random
 from contextlib import closing, suppress
 from pathlib import Path
@@ -294,3 +295,19 @@ def test_a_kept_connection_that_was_closed_costs_nothing(server: Server) -> None
     # Each question was put once: none of them was lost with its connection.
     assert len(server.asked) == 9
     files.close()
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_what_is_said_of_an_upload_is_printable(server: Server, status: int) -> None:
+    def refuse(request: Request) -> bool:
+        request.handler.rfile.read(1)
+        request.answer(status, b"no\x1b[31m\r\n\x07not here")
+        return True
+
+    server.instead = refuse
+    with (
+        closing(HttpFiles(server.url, Access({}), QUICK)) as files,
+        pytest.raises(ServiceError, match="not here") as caught,
+    ):
+        files.write("nar/x", io.BytesIO(b"x"), 1, "text/plain")
+    assert str(caught.value).isprintable()

@@ -22,6 +22,7 @@ MAX_LINES = 600
 LAYERS = {
     "errors": 0,
     "closing": 0,
+    "printable": 0,
     "linux": 0,
     "nix": 1,
     "castore": 2,
