@@ -22,6 +22,7 @@ from cheroot.connections import ConnectionManager
 from cheroot.wsgi import Server
 
 from eka_runtime.cache.recent import Recent
+from eka_runtime.cache.serving import ABSENT
 from eka_runtime.errors import EkaError
 from eka_runtime.linux.descriptors import raise_file_limit
 from eka_runtime.nix.narinfo import MIME
@@ -37,7 +38,7 @@ _SPECIAL = re.compile(
     rb"|expect|upgrade|[ \t])",
     re.IGNORECASE,
 )
-_ABSENT = b"not here\n"
+_ABSENT = f"{ABSENT}\n".encode()
 
 
 def _is_plain(head: bytes) -> bool:

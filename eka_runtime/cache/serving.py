@@ -60,6 +60,9 @@ _FOREVER = "max-age=31536000, immutable"
 _REFRESH = 30.0
 _LEVEL = {"zstd": 3, "xz": 1, "gzip": 6, "bzip2": 9, "br": 4}
 
+ABSENT = "not here"
+"""What a 404 says."""
+
 FindLog = Callable[[str], bytes | None]
 
 
@@ -318,7 +321,7 @@ def _whole(mime: str, data: bytes) -> Answer:
 
 
 def _absent() -> Answer:
-    return text(404, "not here")
+    return text(404, ABSENT)
 
 
 def _range(asked: Asked, size: int, tag: str) -> tuple[int, int] | None:
