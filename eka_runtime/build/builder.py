@@ -169,15 +169,11 @@ class Builder:
                 check_outputs(self._store, task.attributes, infos)
             if task.check:
                 return self._compare(task, infos)
-            if not self._settings.keep_failed:
-                # The commit waits for the disk, which need not see what goes anyway.
+            if adopt or not self._settings.keep_failed:
+                # The commit waits for the disk, which need not see what goes anyway. And what is
+                # kept can be written to: there must be no links in it to what may be valid by then.
                 self._workshop.clear(place)
-            try:
-                outputs.commit(infos.values())
-            except EkaError:
-                # Its files may be blobs by now, and what is kept can be written to.
-                self._workshop.clear(place)
-                raise
+            outputs.commit(infos.values())
             if outputs.wrong is not None:
                 raise outputs.wrong
         return {name: self._store.info(info.path) for name, info in infos.items()}
