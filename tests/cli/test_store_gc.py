@@ -335,7 +335,8 @@ def _waiting_script(world: World) -> Path:
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 def test_a_running_script_keeps_its_closure(world: World, closure: NixClosure, warm: bool) -> None:
     script = _waiting_script(world)
-    if warm:
+    # The first start may come too soon after the store was made to be recorded (`eka.record`).
+    for _ in range(2 if warm else 0):
         _finish(world, _start(world, script))
     # Only a cold start heeds this variable: the warm one runs isolated.
     process = _start(world, "env", "PYTHONPROFILEIMPORTTIME=1", script)
