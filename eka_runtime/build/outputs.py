@@ -103,7 +103,7 @@ class Outputs:
         """
         new = [info for info in infos if self._store.paths.get(info.path) is None]
         group = [(self._batches[info.path], info) for info in new]
-        self._store.commit_all(group, lambda info: None)
+        self._store.commit_all(group, or_none=True)
 
     def _read(self, name: str, path: StorePath, place: Path, candidates: list[StorePath]) -> Found:
         if not os.path.lexists(place):

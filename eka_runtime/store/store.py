@@ -256,11 +256,16 @@ class Store(Closing):
         return recorded[0]
 
     def commit_all(
-        self, group: Iterable[tuple[Batch, PathInfo]], each: Callable[[PathInfo], object]
+        self,
+        group: Iterable[tuple[Batch, PathInfo]],
+        each: Callable[[PathInfo], object] = lambda info: None,
+        *,
+        or_none: bool = False,
     ) -> None:
         """As `commit` for several, up to the first that is refused; `each` gets what is recorded.
 
-        One transaction; each path may refer to those before it.
+        One transaction; each path may refer to those before it. With `or_none`, a refusal is one
+        of all of them.
         """
         from eka_runtime.castore.batch import sync_all
 
@@ -271,6 +276,8 @@ class Store(Closing):
                 try:
                     self.paths.insert(conn, info._replace(registered=int(time.time())))
                 except StoreError as error:
+                    if or_none:
+                        raise
                     refusal = error
                     break
                 batch.flush(conn)

@@ -174,6 +174,41 @@ def test_a_failed_build_can_be_entered(loaded: World, hostile: Derivations) -> N
     loaded.user.run(["rm", "-r", kept])
 
 
+_REFUSING = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute(sys.argv[2])
+connection.commit()
+"""
+
+
+def test_what_may_be_in_the_store_is_not_kept_to_be_written_to(
+    loaded: World, hostile: Derivations
+) -> None:
+    """A commit that fails may leave links to blobs."""
+
+    def execute(statement: str) -> None:
+        done = loaded.run(
+            "python", "-c", _REFUSING, loaded.place / "store" / "db.sqlite", statement
+        )
+        assert done.status == 0, done.err.decode()
+
+    execute(
+        "create trigger refuse after insert on path when new.name = 'big-dev'"
+        " begin update path set name = 'gone' where name = 'busybox-tools'; end"
+    )
+    done = build(loaded, "--keep-failed", hostile.drvs["big"])
+    execute("drop trigger refuse")
+    execute("update path set name = 'busybox-tools' where name = 'gone'")
+    assert done.status != 0
+    assert b"busybox-tools`, which is not in the store" in done.err, done.err.decode()
+    assert b"is kept in" not in done.err
+    valid = loaded.run("eka", "store", "list").out.split(b"\n")
+    assert not [path for path in valid if path.endswith((b"-big", b"-big-dev"))]
+    kept = loaded.place / "store" / "kept"
+    assert not kept.exists() or list(kept.iterdir()) == []
+
+
 def test_what_was_given_away_open_for_writing_changes_nothing(world: World) -> None:
     """Without its own network, a builder reaches whoever listens on the host."""
     name = f"eka-test-{os.urandom(8).hex()}"

@@ -18,6 +18,7 @@ in {
   left = make { name = "left"; run = "echo x > $out; (trap '' TERM INT HUP; sleep 98761) & (trap '' TERM; setsid sleep 98761) >/dev/null 2>&1 & exit 0"; };
   linked = make { name = "linked"; run = "mkdir $out; ln -s /etc/shadow $out/a; ln -s ../../../etc/passwd $out/b; ln -s $out $out/c"; };
   kept = make { name = "kept"; run = "mkdir /build/top; ln -s /etc /build/x; echo x > /tmp/x; echo x > $out"; };
+  big = make { name = "big"; outputs = [ "out" "dev" ]; run = "head -c 100000 /dev/zero > $dev; (echo ${tools}; cat $dev) > $out"; };
   forks = make { name = "forks"; run = "i=0; while [ $i -lt 300 ]; do sleep 98763 & i=$((i+1)); done 2>/dev/null; echo $i > $out"; };
   # Fail.
   device = make { name = "device"; run = "mkdir $out; mknod $out/null c 1 3 || mknod $out/null c 0 0 || mkfifo $out/null"; };
