@@ -1,4 +1,8 @@
-"""Where `eka` starts: commands that are often repeated are tried warm, before click is imported."""
+"""Where `eka` starts: what is often repeated is tried before click is imported, or `site` even.
+
+The stub (`stub/eka-run`) calls `quick` for lines that may be answered at once, in a Python without
+site-packages, which then gives way to an ordinary one; `main` is for all others.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +16,40 @@ if TYPE_CHECKING:
 GARBAGE = 50_000
 """Objects beyond those freed at once, after which Python looks for cycles; by default 700."""
 
+WHOLE = b"from eka.entry import main; main()"
 
-def main() -> NoReturn:
-    words = sys.argv[1:]
-    if b"_EKA_COMPLETE" in posix.environ:
-        # A shell asks for completions, which only click knows.
-        whole()
-    if words and words[0] in ("eval", "run"):
-        from eka.again import attempt
 
-        encoding = sys.getfilesystemencoding()
-        attempt([word.encode(encoding, "surrogateescape") for word in words])
-    elif words[:2] == ["store", "closure"]:
+def quick() -> NoReturn:
+    """`eka eval …`, `eka run …`, `eka store closure …`; sys.argv[1] is where this package is."""
+    from eka import warm
+
+    warm.die_of_interrupts()
+    words = sys.argv[2:]
+    # A shell that asks for completions is for click to answer.
+    if b"_EKA_COMPLETE" not in posix.environ:
+        _attempt(words)
+    python = sys.executable.encode()
+    posix.execv(python, [python, b"-P", b"-c", WHOLE, *warm.as_bytes(words)])
+
+
+def _attempt(words: list[str]) -> None:
+    """Answers and ends the process, or returns."""
+    if words[:2] == ["store", "closure"]:
         from eka import lookup
 
         lookup.attempt(words[2:])
-    if words[:1] == ["eval"]:
+    else:
+        from eka import again, warm
+
+        again.attempt(warm.as_bytes(words))
+
+
+def main() -> NoReturn:
+    words = sys.argv[1:]
+    collect_rarely()
+    if words[:1] == ["eval"] and b"_EKA_COMPLETE" not in posix.environ:
         from eka import plain_eval
 
-        collect_rarely()
         plain_eval.attempt(words[1:])
     whole()
 

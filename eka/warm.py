@@ -68,9 +68,8 @@ FLAGS_WITHOUT_VALUE = frozenset(
 
 def main() -> NoReturn:
     """Starts `eka-run …`; sys.argv[1] is where this package was found."""
-    if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
-        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # no traceback before the bundle starts
-    argv = [word.encode(sys.getfilesystemencoding(), "surrogateescape") for word in sys.argv[2:]]
+    die_of_interrupts()
+    argv = as_bytes(sys.argv[2:])
     line = split(argv)
     if line is not None:
         flags, file, arguments = line
@@ -88,6 +87,17 @@ def main() -> NoReturn:
                 cold(argv)
             posix._exit(status)
     cold(argv)
+
+
+def die_of_interrupts() -> None:
+    """No traceback before the bundle starts."""
+    if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
+
+def as_bytes(words: list[str]) -> list[bytes]:
+    encoding = sys.getfilesystemencoding()
+    return [word.encode(encoding, "surrogateescape") for word in words]
 
 
 def warn(note: bytes) -> None:

@@ -7,7 +7,6 @@ is downloaded.
 
 from __future__ import annotations
 
-import configparser
 import re
 import shutil
 import subprocess
@@ -78,7 +77,7 @@ def _copy_distribution(name: str, site: Path) -> None:
 
 
 def _unpack(wheel: Path, site: Path, scripts: Path) -> None:
-    """As an installer does it: packages to site-packages, scripts verbatim, entry points made."""
+    """As an installer does it: packages to site-packages, scripts verbatim."""
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
             data = re.match(r"[^/]+\.data/scripts/(.+)", name)
@@ -87,15 +86,3 @@ def _unpack(wheel: Path, site: Path, scripts: Path) -> None:
             target.write_bytes(archive.read(name))
             if data:
                 target.chmod(0o755)
-    _make_scripts(next(site.glob("eka-*.dist-info")) / "entry_points.txt", scripts)
-
-
-def _make_scripts(file: Path, scripts: Path) -> None:
-    parser = configparser.ConfigParser()
-    parser.read(file)
-    for name, place in parser["console_scripts"].items():
-        module, _, function = place.partition(":")
-        script = scripts / name
-        lines = [f"#!{scripts}/python3", "import sys", f"from {module} import {function}"]
-        script.write_text("\n".join([*lines, f"sys.exit({function}())", ""]))
-        script.chmod(0o755)

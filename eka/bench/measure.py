@@ -10,7 +10,7 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
+import sysconfig
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -125,8 +125,8 @@ def peer(name: str) -> str | None:
 
 def own(name: str) -> str:
     """The path of `eka` or `eka-run` of this installation. Raises HostError."""
-    places = [Path(sys.argv[0]).absolute().parent, Path(sys.executable).parent]
-    for place in places:
+    schemes = sysconfig.get_preferred_scheme("prefix"), sysconfig.get_preferred_scheme("user")
+    for place in [Path(sysconfig.get_path("scripts", scheme)) for scheme in schemes]:
         if os.access(place / name, os.X_OK):
             return os.fspath(place / name)
     found = shutil.which(name)

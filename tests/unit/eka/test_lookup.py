@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import eka
 from eka import lookup
 from eka_runtime.castore import database
 from eka_runtime.nix.path import StorePath
@@ -19,8 +20,10 @@ from tests.stores import insert, link_info, store
 
 __all__ = ["store"]
 
-_EKA = "from eka.entry import main; main()"
-TELLING = ["-X", "importtime"]
+_QUICK = "import sys; sys.path.insert(0, sys.argv[1]); from eka import entry; entry.quick()"
+_EKA = ("-ISE", "-c", _QUICK, os.fspath(Path(eka.__path__[0]).parent))
+# Only the whole program heeds it: the quick way runs isolated.
+TELLING = {"PYTHONPROFILEIMPORTTIME": "1"}
 
 
 @pytest.fixture
@@ -35,8 +38,9 @@ def paths(store: Store) -> list[StorePath]:
 def ask(store: Store, *words: str, **environ: str) -> tuple[subprocess.CompletedProcess[str], bool]:
     """What became of the command, and whether it was answered without click."""
     home = os.fspath(store.root.parent)
-    variables = {"EKA_STORE": os.fspath(store.root), "HOME": home, "PATH": os.defpath} | environ
-    command = [sys.executable, *TELLING, "-c", _EKA, "store", "closure", *words]
+    own = {"EKA_STORE": os.fspath(store.root), "HOME": home, "PATH": os.defpath}
+    variables = own | TELLING | environ
+    command = [sys.executable, *_EKA, "store", "closure", *words]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     return done, re.search(r"\| +click$", done.stderr, re.MULTILINE) is None
 
@@ -71,7 +75,7 @@ def test_what_is_odd_is_left_to_the_whole_program(store: Store, paths: list[Stor
 
 @pytest.mark.parametrize("more", [(), ("--quiet",)])
 def test_a_full_disk_is_told(store: Store, paths: list[StorePath], more: tuple[str, ...]) -> None:
-    words = ("-c", _EKA, "store", "closure", str(paths[0]), *more)
+    words = (*_EKA, "store", "closure", str(paths[0]), *more)
     environ = {"EKA_STORE": os.fspath(store.root), "HOME": os.fspath(store.root.parent)}
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
