@@ -238,8 +238,8 @@ def record_launch(
 ) -> bool:
     """Leaves a launch record; False when something was in motion, or the cache is not writable."""
     words = [os.fsencode(word) for word in flags]
-    depends = _dependencies(ready, (file,))
-    return write_record(words, os.fsencode(file), fingerprint, depends, _noted(ready, output))
+    depends, said = _dependencies(ready, (file,)), ready.prepared.said
+    return write_record(words, os.fsencode(file), fingerprint, depends, _noted(ready, output), said)
 
 
 def record_command(words: Sequence[str], ready: Ready, output: Output) -> bool:

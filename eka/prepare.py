@@ -48,7 +48,7 @@ class Prepared(NamedTuple):
     """A compiled bundle, and what it was made from that may change behind its back.
 
     It is not `lasting` when a later start has to be warned of the same. `promised` are paths of the
-    closure that are not valid: this is a lazy start.
+    closure that are not valid: this is a lazy start. `said` is as in `Wanted`.
     """
 
     bundle: Bundle
@@ -60,6 +60,7 @@ class Prepared(NamedTuple):
     lasting: bool
     subject: str
     promised: tuple[PathInfo, ...] = ()
+    said: int | None = None
 
 
 def prepare(
@@ -151,6 +152,7 @@ def prepare(
         lasting,
         _subject(wanted),
         promised,
+        wanted.said,
     )
 
 

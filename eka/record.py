@@ -40,12 +40,20 @@ def write_record(
     script: bytes | tuple[int, ...] | None,
     depends: Dependencies,
     launch: Mapping[str, Any],
+    said: int | None = None,
 ) -> bool:
-    """Whether a record was written. `script` is `warm.fingerprint(file)` from before reading it."""
+    """Whether a record was written. `script` is `warm.fingerprint(file)` from before reading it.
+
+    With `said`, only so many first bytes of the script have shaped the launch.
+    """
     facts = _facts(depends)
+    statement: bytes | tuple[int, ...] | None
+    statement = None if said is None else warm.statement(file, said)
     if script is None or script != warm.fingerprint(file) or facts is None:
         return False
-    record = {"format": warm.FORMAT, "script": script, **facts, **launch}
+    if statement is None:
+        said, statement = None, script
+    record = {"format": warm.FORMAT, "said": said, "script": statement, **facts, **launch}
     return publish(Path(os.fsdecode(warm.record_file(flags, file))), marshal.dumps(record))
 
 

@@ -45,7 +45,8 @@ class Wanted(NamedTuple):
 
     `statement` is what a lock of the script depends on, `lock` the current one, and `lasting` is
     false for what the next start has to find out again, because it was warned of. `keeper` names a
-    persistent home that is no script's; `own_view` shows more than the closure.
+    persistent home that is no script's; `own_view` shows more than the closure. `said` is how many
+    bytes of the script had a part in this, where not all of them had (`Header.size`).
     """
 
     packages: tuple[PackageRef, ...] = ()
@@ -69,6 +70,7 @@ class Wanted(NamedTuple):
     statement: Statement | None = None
     lasting: bool = True
     keeper: str | None = None
+    said: int | None = None
     own_view: Callable[[Store], ViewPlan] | None = None
 
 
@@ -116,7 +118,7 @@ def from_file(
         wanted = _under_lock(wanted, heeded.locked, reach)
     elif scanned:
         wanted = wanted._replace(roots=mentioned(file, reach))
-    return wanted, flags
+    return wanted if scanned else wanted._replace(said=header.size), flags
 
 
 def _under_lock(wanted: Wanted, locked: Locked, reach: Reach) -> Wanted:

@@ -2,8 +2,9 @@
 
 A first start leaves a launch record: everything the runtime needs, and everything that must still
 be true for it to be valid. This module finds the record, checks each of those facts, and starts the
-bundle. Whatever is missing, changed or merely odd sends the whole command line to `eka.run`, which
-starts from nothing; so a record can only ever be unused, not wrong.
+bundle. Of a script that states its packages only what it states is one of those facts: the rest may
+change from start to start. Whatever is missing, changed or merely odd sends the whole command line
+to `eka.run`, which starts from nothing; so a record can only ever be unused, not wrong.
 
 CONSTRAINT: this runs before `site`, in an interpreter started with -ISE. It imports nothing beyond
 what that has loaded already, `marshal`, `_blake2`, `fcntl` and `eka_runtime.runtime.enter`
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
 
     Record = dict[str, Any]
 
-FORMAT = b"eka launch record 3"
+FORMAT = b"eka launch record 4"
 WHOLE_CONTENT = 1 << 20
 """Scripts up to this size are compared by content, larger files by inode, size and times."""
+HEAD_LIMIT = 80 << 10
+"""Nothing behind it in a script is a header (`eka/script/header.py`)."""
 
 FLAGS_WITH_VALUE = frozenset(
     (
@@ -226,7 +229,8 @@ def still_true(record: Record, file: bytes) -> bool:
         record["format"] == FORMAT
         and unchanged(record)
         and record["script"] is not None
-        and fingerprint(file) == record["script"]
+        and (fingerprint(file) if record["said"] is None else statement(file, record["said"]))
+        == record["script"]
     )
 
 
@@ -285,3 +289,19 @@ def fingerprint(file: bytes) -> bytes | tuple[int, ...] | None:
         return stamp(file)
     with open(file, "rb", buffering=0) as stream:
         return blake2b(stream.read(WHOLE_CONTENT + 1), digest_size=32).digest()
+
+
+def statement(file: bytes, size: int) -> bytes | None:
+    """Identifies what a script says of itself in its first `size` bytes; None if it may say more.
+
+    A program that is worked on need not start cold after every change of what it does.
+    """
+    if posix.stat(file).st_mode & 0o170000 != 0o100000:
+        return None
+    with open(file, "rb", buffering=0) as stream:
+        head = stream.read(HEAD_LIMIT)
+    rest = head[size:]
+    # Further lines of flags, and another block.
+    if rest.startswith(b"#") or b"/// eka" in rest:
+        return None
+    return blake2b(head[:size], digest_size=32).digest()

@@ -43,11 +43,16 @@ _FLAG_LINE = re.compile(rb"#![ \t]*eka-run(?:[ \t].*)?")
 
 
 class Header(NamedTuple):
-    """`metadata` is None without a block; `block` and `lines` say where each statement stands."""
+    """`metadata` is None without a block; `block` and `lines` say where each statement stands.
+
+    `size` is how many bytes from the start on hold all that; other lines may follow as long as no
+    comment goes on there. None where that cannot be told.
+    """
 
     metadata: ScriptMetadata | None = None
     block: Flags = Flags()
     lines: Flags = Flags()
+    size: int | None = None
 
     def with_flags(self, command_line: Flags) -> Flags:
         """All that is asked for: command line before `#!eka-run` lines before the block."""
@@ -61,6 +66,10 @@ class Block(NamedTuple):
     first_line: int
     indents: list[int]
     text: str
+
+    @property
+    def last_line(self) -> int:
+        return self.first_line + len(self.indents) + 1
 
     def place(self, line: int, column: int) -> Place:
         # An error at the end of the TOML stands on the closing line.
@@ -89,10 +98,19 @@ def parse_header(head: bytes, file: str) -> Header:
     lines = head.removeprefix(_BOM)[:HEAD_LIMIT].split(b"\n")
     flags = _parse_flag_lines(lines, file)
     block = find_block(lines, file)
+    size = _size(head, block.last_line if block else 0)
     if block is None:
-        return Header(lines=flags)
+        return Header(lines=flags, size=size)
     metadata, found = parse_metadata(block.text, block.place)
-    return Header(metadata, _as_flags(metadata, found, block), flags)
+    return Header(metadata, _as_flags(metadata, found, block), flags, size)
+
+
+def _size(head: bytes, last_line: int) -> int | None:
+    lines = head.split(b"\n")
+    while last_line < len(lines) and lines[last_line].startswith(b"#"):
+        last_line += 1
+    size = sum(len(line) + 1 for line in lines[:last_line])
+    return size if 0 < size <= min(len(head), HEAD_LIMIT - 1) else None
 
 
 def _parse_flag_lines(lines: list[bytes], file: str) -> Flags:

@@ -70,6 +70,56 @@ def test_a_changed_script_is_noticed(
     assert world.run(recorded, "a", cwd=box).out == b"two: a\n"
 
 
+STATED = "packages = []"
+
+
+CHANGES = [change_script, change_script_keeping_times, replace_script]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=["text", "times", "inode"])
+def test_a_program_that_is_worked_on_starts_warm(
+    world: World, box: Path, change: Callable[[World, Path], None]
+) -> None:
+    """What a script that states its packages does is no part of its bundle."""
+    script = world.script(box, "echo one: $1", STATED)
+    assert is_cold(world.run(script, "a", cwd=box, env=TELLING))
+    change(world, script)
+    done = world.run(script, "b", cwd=box, env=TELLING)
+    assert (done.out, done.err) == (b"two: b\n", b"")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status"),
+    [
+        ("packages = []", "packages = []\n# network = true", 0),
+        ("\necho", "\n#!eka-run --nonsense\necho", 10),
+        ("\necho", "\n# a comment that goes on\necho", 0),
+        ("\necho", "\n# /// eka\n# ///\necho", 10),
+        ("\necho one", "\necho one; echo '/// eka'", 0),
+        ("#!/", "#! /", 0),
+    ],
+    ids=["block", "flags", "comment", "second", "mention", "shebang"],
+)
+def test_what_may_be_another_statement_is_read(
+    world: World, box: Path, old: str, new: str, status: int
+) -> None:
+    script = world.script(box, "echo one", STATED)
+    world.run(script, cwd=box)
+    assert not is_cold(world.run(script, cwd=box, env=TELLING))
+    world.file(script, script.read_text().replace(old, new, 1), 0o755)
+    done = world.run("eka-run", script, cwd=box, env=TELLING)
+    assert (done.status, is_cold(done)) == (status, True), done.err.decode()
+    assert b"one\n" in done.out or status
+
+
+def test_store_paths_in_a_script_without_packages_are_seen(world: World, box: Path) -> None:
+    text = "#!/usr/bin/env eka-run\necho none\n"
+    script = world.file(box / "script", text, 0o755)
+    world.run(script, cwd=box)
+    world.file(script, text.replace("none", f"$({world.greet}/bin/greet x)"), 0o755)
+    assert world.run(script, cwd=box).out.startswith(b"Hello, x!")
+
+
 def test_a_grant_that_leads_elsewhere_is_noticed(world: World, box: Path) -> None:
     for name in ("first", "second"):
         (box / name).mkdir()

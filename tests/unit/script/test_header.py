@@ -123,11 +123,11 @@ def test_random_headers_are_read_or_refused(pieces: list[str]) -> None:
     ],
 )
 def test_what_only_looks_like_a_block_is_none(text: str) -> None:
-    assert parse(text) == Header()
+    assert parse(text)._replace(size=None) == Header()
 
 
 def test_an_elf_file_has_no_header() -> None:
-    assert parse(b"\x7fELF\n# /// eka\n# nonsense") == Header()
+    assert parse(b"\x7fELF\n# /// eka\n# nonsense")._replace(size=None) == Header()
 
 
 def test_the_blank_after_the_leader_is_optional() -> None:
@@ -185,7 +185,7 @@ def test_a_block_that_is_not_utf8_is_an_error_at_the_byte() -> None:
 def test_a_block_begins_within_the_limit() -> None:
     block = write_block("network = true")
     assert metadata("\n" * (START_LIMIT - 1) + block).network
-    assert parse("\n" * START_LIMIT + block) == Header()
+    assert parse("\n" * START_LIMIT + block)._replace(size=None) == Header()
 
 
 def test_a_block_has_a_largest_size() -> None:
@@ -236,7 +236,7 @@ def stated(value: str, origin: str) -> Stated[str]:
 
 def test_flag_lines_follow_the_first_line() -> None:
     header = parse("#!/usr/bin/env eka-run\r\n#!eka-run -p a\r\n#! eka-run\t--net \r\n\r\n")
-    assert header == Header(
+    assert header._replace(size=None) == Header(
         lines=Flags(
             packages=(stated("a", "--package (f:2:14)"),),
             network=Stated(True, "--net (f:3:12)", True),
@@ -273,7 +273,7 @@ def test_the_words_of_flag_lines_are_joined() -> None:
     ],
 )
 def test_lines_elsewhere_are_not_flag_lines(text: str) -> None:
-    assert parse(text) == Header()
+    assert parse(text)._replace(size=None) == Header()
 
 
 @pytest.mark.parametrize(
