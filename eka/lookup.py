@@ -12,6 +12,7 @@ lock is held: the answer is one statement, thus one snapshot, and looks at rows 
 from __future__ import annotations
 
 import posix
+import sys
 
 from eka_runtime.store.reach import CLOSURE
 
@@ -77,6 +78,7 @@ def _xdg(variable: bytes, fallback: bytes) -> bytes:
 
 def closure(store: str, hashes: list[str]) -> list[str]:
     """Sorted paths. Raises OSError or ValueError for what is no store of this version."""
+    _spare_functools()
     import _sqlite3
 
     with open(store + "/format", "rb", buffering=0) as file:
@@ -97,6 +99,16 @@ def closure(store: str, hashes: list[str]) -> list[str]:
 
 
 _PRAGMAS = ("application_id", "user_version")
+
+
+def _spare_functools() -> None:
+    """`_sqlite3` takes one name from it, and its import takes longer than finding the answer.
+
+    Nothing else will miss it: this process ends here, or becomes another.
+    """
+    functools = type(sys)("functools")
+    functools.lru_cache = lambda size: lambda compiled: compiled  # type: ignore[attr-defined]
+    sys.modules.setdefault("functools", functools)
 
 
 def written(data: bytes) -> bool:
