@@ -10,15 +10,17 @@ of it may be deleted at any time.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 from eka.atom import manifest as manifest_format
-from eka.atom.git import blob_reader, run_git, try_git
+from eka.atom.git import GitObject, object_reader, run_git, try_git
 from eka.atom.git_url import LOCAL
 from eka.atom.lock import LockedAtom, LockedSource
 from eka.atom.manifest import Package, parse_package
@@ -114,7 +116,7 @@ class AtomCache:
     def fetch_source(self, source: LockedSource, mirrors: Iterable[str]) -> str:
         """The tree of an electron, from the first mirror of the atom's set that has it.
 
-        Raises GitError; a tree is its own name, so there is nothing else to check.
+        Raises GitError, and AtomMismatch for a place that has another tree under its name.
         """
         repository = self.repository()
         name = f"the source `{source.name}`"
@@ -125,7 +127,11 @@ class AtomCache:
             raise GitError(
                 f"{name} is not in the cache: offline", hint="run it without `--offline`"
             )
-        failure = GitError(f"no mirror is said to have {name}")
+        failure: EkaError = GitError(
+            f"{name}, the tree {source.tree}, is neither in this repository nor is any mirror of"
+            " its set known",
+            hint="commit it, then run `eka resolve`; or add a mirror to `[package.sets]`",
+        )
         for place in (mirror for mirror in mirrors if mirror != LOCAL):
             try:
                 ref = source_ref(source.tree)
@@ -136,7 +142,10 @@ class AtomCache:
             if repository.ref(f"{commit}^{{tree}}") == source.tree:
                 repository.git("update-ref", kept, commit)
                 return source.tree
-            failure = GitError(f"{name} is another tree on `{place}`")
+            failure = AtomMismatch(
+                f"{name} is another tree on `{place}` than {source.tree}, which is locked",
+                hint="the publication was tampered with: do not use it",
+            )
         raise failure
 
     @contextmanager
@@ -235,20 +244,42 @@ def tree_package(repository: Repository, treeish: str, name: str) -> Package:
 def export_tree(repository: Repository, treeish: str, directory: Path) -> None:
     """Writes a tree's files below a new `directory`, byte for byte: no attributes, no filters.
 
-    Raises GitError; names that could lead elsewhere are refused before anything is written.
+    Each tree and file is hashed, as git does not when it reads them: AtomMismatch for one that is
+    not what its id says. Raises GitError; names that could lead elsewhere are refused before
+    anything is written.
     """
     entries = list(repository.entries(treeish))
     for entry in entries:
         parts = entry.path.split(b"/")
         if any(part.lower() in (b"", b".", b"..", b".git") for part in parts):
             raise GitError(f"the tree {treeish} has a file {entry.path!r}")
-    directory.mkdir(parents=True)
+    top = repository.tree(treeish)
+    if top is None:
+        raise GitError(f"{treeish} is no tree of `{repository.root}`")
+    trees = {top, *(entry.oid for entry in entries if entry.type == "tree")}
     # Symbolic links last, so that no file is written through one.
     blobs = [entry for entry in entries if entry.type == "blob"]
     blobs.sort(key=lambda entry: entry.mode == "120000")
-    with blob_reader(repository.root) as read:
+    with object_reader(repository.root) as read:
+        for oid in sorted(trees):
+            deque(_hashed(oid, read(oid)), maxlen=0)
+        directory.mkdir(parents=True)
         for entry in blobs:
-            _write(directory, entry, read(entry.oid))
+            _write(directory, entry, _hashed(entry.oid, read(entry.oid)))
+
+
+def _hashed(oid: str, found: GitObject) -> Iterator[bytes]:
+    """The content of an object; AtomMismatch at its end for one that has another id."""
+    hasher = hashlib.new("sha1" if len(oid) == 40 else "sha256", usedforsecurity=False)
+    hasher.update(f"{found.kind} {found.size}\0".encode())
+    for chunk in found.chunks:
+        hasher.update(chunk)
+        yield chunk
+    if hasher.hexdigest() != oid:
+        raise AtomMismatch(
+            f"the {found.kind} {oid} has another content than its id says",
+            hint="the repository is damaged or was tampered with: see `git fsck`",
+        )
 
 
 def _write(directory: Path, entry: Entry, chunks: Iterator[bytes]) -> None:

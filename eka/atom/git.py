@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from eka_runtime.errors import GitError
 from eka_runtime.printable import printable
@@ -104,9 +104,17 @@ def try_git(
         raise GitError(f"cannot start git: {error.strerror}") from error
 
 
+class GitObject(NamedTuple):
+    """`kind` is blob, tree, commit or tag; `chunks` its content."""
+
+    kind: str
+    size: int
+    chunks: Iterator[bytes]
+
+
 @contextmanager
-def blob_reader(directory: str | os.PathLike[str]) -> Iterator[Callable[[str], Iterator[bytes]]]:
-    """Yields a function from the id of a blob to its contents, in pieces, one blob at a time.
+def object_reader(directory: str | os.PathLike[str]) -> Iterator[Callable[[str], GitObject]]:
+    """Yields a function from the id of an object to what it is, one at a time.
 
     Each must be read to its end before the next is asked for. Raises GitError.
     """
@@ -119,13 +127,16 @@ def blob_reader(directory: str | os.PathLike[str]) -> Iterator[Callable[[str], I
         assert requests is not None
         assert answers is not None
 
-        def read(oid: str) -> Iterator[bytes]:
+        def read(oid: str) -> GitObject:
             requests.write(f"{oid}\n".encode())
             requests.flush()
-            words = answers.readline().split()
-            if len(words) != 3 or words[1] != b"blob":
-                raise GitError(f"the object {oid} is not a file in `{os.fspath(directory)}`")
-            left = int(words[2])
+            words = answers.readline().decode().split()
+            if len(words) != 3:
+                raise GitError(f"the object {oid} cannot be read from `{os.fspath(directory)}`")
+            size = int(words[2])
+            return GitObject(words[1], size, content(size))
+
+        def content(left: int) -> Iterator[bytes]:
             while left:
                 if not (data := answers.read(min(left, _CHUNK))):
                     raise GitError("git ended before its answer did")

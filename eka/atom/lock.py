@@ -68,7 +68,7 @@ class LockedGit(NamedTuple):
 
 
 class LockedSource(NamedTuple):
-    """An electron: a tree (or file) of the set's own repository, as its git object."""
+    """An electron: a tree of the set's own repository, as its git object."""
 
     name: str
     tree: str
@@ -113,6 +113,9 @@ class Lock(NamedTuple):
 
     def atoms(self) -> tuple[LockedAtom, ...]:
         return tuple(dep for dep in self.deps if isinstance(dep, LockedAtom))
+
+    def sources(self) -> tuple[LockedSource, ...]:
+        return tuple(dep for dep in self.deps if isinstance(dep, LockedSource))
 
 
 def read_lock(file: str | os.PathLike[str], *, lenient: bool = False) -> Lock:

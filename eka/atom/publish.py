@@ -21,7 +21,14 @@ from eka.atom.direct import concrete_url, is_current
 from eka.atom.git import git_error, try_git
 from eka.atom.identity import atom_id
 from eka.atom.initialize import check_remote
-from eka.atom.lock import Lock, LockedAtom, LockedSource, LockedStatic, LockedWith, parse_lock
+from eka.atom.lock import (
+    Lock,
+    LockedFile,
+    LockedGit,
+    LockedStatic,
+    LockedWith,
+    parse_lock,
+)
 from eka.atom.manifest import Manifest, parse_manifest
 from eka.atom.parts import ComposeStatic, ComposeWith
 from eka.atom.remote import list_refs, parse_atoms
@@ -225,8 +232,8 @@ def _with_sources(source: Source, step: Step, there: Mapping[str, str]) -> Step:
     try:
         lock = parse_lock(text, f"{step.path}/{lock_format.FILE}")
         found = {}
-        for dep in lock.deps:
-            if isinstance(dep, LockedSource) and source_ref(dep.tree) not in there:
+        for dep in lock.sources():
+            if source_ref(dep.tree) not in there:
                 if source.repository.ref(f"{dep.tree}^{{tree}}") != dep.tree:
                     raise LockError(
                         f"the source `{dep.name}` of `{step.label}` is no tree of this repository",
@@ -340,9 +347,11 @@ def _compose_out_of_step(manifest: Manifest, lock: Lock, tags: dict[str, str]) -
 def _direct_out_of_step(manifest: Manifest, lock: Lock) -> Iterator[str]:
     genesis_tags = {genesis: found.tag for genesis, found in lock.sets.items()}
     versions = {(genesis_tags.get(atom.set, ""), atom.label): atom.version for atom in lock.atoms()}
-    left = {dep.name: dep for dep in lock.deps if not isinstance(dep, LockedAtom)}
+    left = {dep.name: dep for dep in lock.deps if isinstance(dep, (LockedFile, LockedGit))}
     for name, direct in manifest.direct.items():
         if not is_current(direct, concrete_url(direct, versions), left.pop(name, None)):
             yield f"`{name}`"
-    for name in left.keys() - set(manifest.sources):
+    for name in left:
         yield f"`{name}`"
+    for name in sorted({dep.name for dep in lock.sources()} ^ set(manifest.sources)):
+        yield f"the source `{name}`"

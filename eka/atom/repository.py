@@ -109,8 +109,8 @@ class Repository(NamedTuple):
         return data.decode().strip()
 
     def entries(self, treeish: str) -> Iterator[Entry]:
-        """All below a tree, without the trees themselves."""
-        return parse_entries(self.git("ls-tree", "-r", "-z", "--full-tree", treeish))
+        """All below a tree, the trees among it too."""
+        return parse_entries(self.git("ls-tree", "-r", "-t", "-z", "--full-tree", treeish))
 
 
 def _may_be_inside(directory: str | os.PathLike[str]) -> bool:

@@ -26,6 +26,7 @@ from eka.atom.lock import (
     LockedFile,
     LockedGit,
     LockedNix,
+    LockedSource,
     LockedStatic,
     LockedWith,
     parse_lock,
@@ -64,17 +65,24 @@ class Sources(Protocol):
 
     def pin(self, locked: LockedFile | LockedGit) -> StorePath: ...
 
+    def electron(self, locked: LockedSource, mirrors: Iterable[str] = ()) -> StorePath:
+        """A tree of a set's own repository; `mirrors` are the set's."""
+
     def read(self, path: StorePath, name: str) -> bytes | None:
         """A file at the top of a tree in the store; None if it is not there."""
 
 
 class _Tree(NamedTuple):
-    """The files of one atom: on the host at `directory`, or in the store at `path`."""
+    """The files of one atom: on the host at `directory`, or in the store at `path`.
+
+    `mirrors` are places of its set, as far as whoever named it knows.
+    """
 
     key: str
     directory: Path | None
     path: StorePath | None
     sources: Sources
+    mirrors: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return os.fspath(self.directory) if self.directory else str(self.path)
@@ -108,7 +116,8 @@ class _Tree(NamedTuple):
             return lock
         if isinstance(manifest.compose, ComposeStatic):
             return Lock(LockedStatic())
-        if isinstance(manifest.compose, ComposeNix) and not (manifest.deps or manifest.direct):
+        needs = manifest.deps or manifest.direct or manifest.sources
+        if isinstance(manifest.compose, ComposeNix) and not needs:
             return Lock(LockedNix(manifest.compose.entry))
         raise LockError(f"`{self}` has no {LOCK}", hint=_RESOLVE.format(where=self))
 
@@ -121,6 +130,7 @@ def _check_lock(manifest: Manifest, lock: Lock, tree: _Tree) -> None:
     names = {dep.name for dep in lock.deps if isinstance(dep, LockedFile | LockedGit)}
     missing = [f"{tag}::{label}" for tag, label in sorted(wanted - have)]
     missing += sorted(set(manifest.direct) - names)
+    missing += sorted(set(manifest.sources) - {source.name for source in lock.sources()})
     compose = manifest.compose
     if isinstance(compose, ComposeNix):
         same = isinstance(lock.compose, LockedNix) and lock.compose.entry == compose.entry
@@ -162,7 +172,7 @@ class _Building:
     def published(self, locked: LockedAtom) -> Graph:
         path = self._sources.atom(locked)
         self._stored.add(path)
-        return self._made(self._atom(_Tree("root", None, path, self._sources), locked))
+        return self._made(self._atom(_stored("root", path, self._sources, locked), locked))
 
     def _made(self, key: str) -> Graph:
         assert self._config is not None
@@ -224,7 +234,18 @@ class _Building:
                 if key not in self._pins:
                     self._pins[key] = self._sources.pin(dep)
                 pins[dep.name] = key
-        return Deps(atoms, pins, get)
+        return Deps(atoms, pins, get, self._electrons(tree, lock))
+
+    def _electrons(self, tree: _Tree, lock: Lock) -> dict[str, str]:
+        own = [found.mirrors for found in lock.sets.values() if LOCAL in found.mirrors]
+        mirrors = (*tree.mirrors, *(place for places in own for place in places))
+        found = {}
+        for source in lock.sources():
+            key = _key(source.tree)
+            if key not in self._pins:
+                self._pins[key] = self._sources.electron(source, mirrors)
+            found[source.name] = key
+        return found
 
     def _dependency(self, tree: _Tree, lock: Lock, locked: LockedAtom) -> str:
         mirrors = lock.sets[locked.set].mirrors if locked.set in lock.sets else ()
@@ -242,7 +263,16 @@ class _Building:
             )
         path = self._sources.atom(locked, mirrors)
         self._stored.add(path)
-        return self._atom(_Tree(f"{locked.label}-{locked.rev}", None, path, self._sources), locked)
+        key = f"{locked.label}-{locked.rev}"
+        return self._atom(_stored(key, path, self._sources, locked, mirrors), locked)
+
+
+def _stored(
+    key: str, path: StorePath, sources: Sources, locked: LockedAtom, mirrors: Iterable[str] = ()
+) -> _Tree:
+    """A published atom, whose set is where it was fetched from."""
+    places = (*((locked.mirror,) if locked.mirror else ()), *mirrors)
+    return _Tree(key, None, path, sources, tuple(dict.fromkeys(places)))
 
 
 def _key(*parts: str) -> str:

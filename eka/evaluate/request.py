@@ -30,11 +30,15 @@ class Compose(NamedTuple):
 
 
 class Deps(NamedTuple):
-    """Keys: of atoms by set tag and label, of pins and of things to get by name."""
+    """Keys: of atoms by set tag and label, of pins, things to get and sources by name.
+
+    `sources` are electrons; their keys are of pins, as they are trees in the store like those.
+    """
 
     atoms: Mapping[str, Mapping[str, str]]
     pins: Mapping[str, str]
     get: Mapping[str, str]
+    sources: Mapping[str, str]
 
 
 class AtomNode(NamedTuple):
@@ -57,7 +61,12 @@ class AtomNode(NamedTuple):
         compose = {"use": self.compose.use, "entry": self.compose.entry}
         if self.compose.composer:
             compose["composer"] = self.compose.composer
-        deps = {"from": self.deps.atoms, "pins": self.deps.pins, "get": self.deps.get}
+        deps = {
+            "from": self.deps.atoms,
+            "pins": self.deps.pins,
+            "get": self.deps.get,
+            "sources": self.deps.sources,
+        }
         return {
             "root": self.inner,
             "compose": compose,

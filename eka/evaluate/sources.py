@@ -1,10 +1,11 @@
 """Where the inputs of an evaluation come from: the local set, and what the lock names.
 
 What is fetched becomes a path of the store, as Nix's own fetchers would make it: `nix` a flat file,
-`nix+tar` and `nix+git` a tree called `source`, an atom a tree called by its label. A path that
-follows from a hash in the lock is looked for before anything is fetched; for commits it is kept:
+`nix+tar`, `nix+git` and `electron` a tree called `source`, an atom a tree called by its label. A
+path that follows from a hash in the lock is looked for before anything is fetched; what git has
+is kept:
 
-    $XDG_CACHE_HOME/eka/fetched/<key>     the store path of a commit's tree
+    $XDG_CACHE_HOME/eka/fetched/<key>     the store path of a commit's tree, or of a tree
 
 Out of scope: choosing versions (`eka/atom/resolve.py`), the caches below (`cache.py`, `download.py`
 of `eka/atom/`).
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from eka.atom.lock import LockedAtom, LockedFile, LockedGit
+from eka.atom.lock import LockedAtom, LockedFile, LockedGit, LockedSource
 from eka.atom.set_file import FILE
 from eka.atom.sets import find_set_root, load_set
 from eka.config import cache_dir
@@ -35,6 +36,7 @@ from eka_runtime.store.store import Store
 
 if TYPE_CHECKING:
     from eka.atom.cache import AtomCache
+    from eka.atom.repository import Repository
 
 _UNFIT = re.compile(r"[^A-Za-z0-9+._?=-]")
 Say = Callable[[str], None]
@@ -56,14 +58,16 @@ class StoreSources(NamedTuple):
         assert locked.rev is not None
         key = f"atom {locked.rev} {locked.label}"
         return self._kept(key) or self._tree(
-            key, locked.label, lambda: self._fetch(locked, mirrors)
+            key, locked.label, lambda: (self._atoms().repository(), self._fetch(locked, mirrors))
         )
 
     def pin(self, locked: LockedFile | LockedGit) -> StorePath:
         """Raises GitError, ServiceError, HashMismatch."""
         if isinstance(locked, LockedGit):
             key = f"git {locked.rev}"
-            return self._kept(key) or self._tree(key, "source", lambda: self._commit(locked))
+            return self._kept(key) or self._tree(
+                key, "source", lambda: (self._atoms().repository(), self._commit(locked))
+            )
         wanted = parse_hash(locked.hash)
         method = "recursive" if locked.type == "nix+tar" else "flat"
         name = "source" if method == "recursive" else _name_of(locked.url)
@@ -72,6 +76,13 @@ class StoreSources(NamedTuple):
         if self.store.paths.get(path) is None:
             self._download(locked, path, address)
         return path
+
+    def electron(self, locked: LockedSource, mirrors: Iterable[str] = ()) -> StorePath:
+        """Raises AtomMismatch, GitError."""
+        key = f"tree {locked.tree}"
+        return self._kept(key) or self._tree(
+            key, "source", lambda: (self._having(locked, mirrors), locked.tree)
+        )
 
     def read(self, path: StorePath, name: str) -> bytes | None:
         found = bytearray()
@@ -116,15 +127,27 @@ class StoreSources(NamedTuple):
             repository.git("update-ref", f"refs/eka-pins/{locked.rev}", locked.rev)
         return locked.rev
 
-    def _tree(self, key: str, name: str, fetch: Callable[[], str]) -> StorePath:
+    def _having(self, locked: LockedSource, mirrors: Iterable[str]) -> Repository:
+        """That of the set around us, or else the cache, which fetches it."""
+        found = find_set_root(self.directory)
+        own = found[1] if found else None
+        # What lies in a checkout is not asked for elsewhere; a tree is its own name.
+        if own is not None and own.ref(f"{locked.tree}^{{tree}}") == locked.tree:
+            return own
+        atoms = self._atoms()
+        self.say(f"fetching the source `{locked.name}`")
+        atoms.fetch_source(locked, mirrors)
+        return atoms.repository()
+
+    def _tree(self, key: str, name: str, fetch: Callable[[], tuple[Repository, str]]) -> StorePath:
         import tempfile
 
         from eka.atom.cache import export_tree
 
-        commit = fetch()
+        repository, treeish = fetch()
         with tempfile.TemporaryDirectory(prefix="eka-fetch-") as directory:
             place = Path(directory) / "tree"
-            export_tree(self._atoms().repository(), commit, place)
+            export_tree(repository, treeish, place)
             path = self.store.add_tree(place, name=_UNFIT.sub("-", name)).path
         # Without it, fetched from the cache of atoms next time.
         publish(_record(key), str(path).encode("utf-8"))

@@ -3,7 +3,7 @@
 # Everything is fetched, checked and resolved before: a request names directories that are there.
 # Each atom and each pin is one lazy attribute, so it is evaluated once however many depend on it.
 # What an atom gets is the contract of nix-lock: `deps.from.<set>.<label>`, `deps.pins.<name>`,
-# `deps.get.<name>`, `cfg`, and names of `extern`.
+# `deps.get.<name>`, `cfg`, and names of `extern`; `deps.sources.<name>` is eka's own.
 let
   b = builtins;
   request = b.fromJSON (b.readFile ./request.json);
@@ -54,6 +54,7 @@ let
     from = b.mapAttrs (_: b.mapAttrs (_: key: atoms.${key})) atom.deps.from;
     pins = b.mapAttrs (_: key: pins.${key}) atom.deps.pins;
     get = b.mapAttrs (_: key: sources.${key}) atom.deps.get;
+    sources = b.mapAttrs (_: key: pins.${key}) atom.deps.sources;
   };
 
   configOf = atom: atom.config // { inherit (atom) package; };

@@ -41,6 +41,9 @@ class Local:
     def pin(self, locked: object) -> StorePath:
         raise AssertionError("nothing is pinned")
 
+    def electron(self, locked: object, mirrors: object = ()) -> StorePath:
+        raise AssertionError("there is no repository")
+
     def read(self, path: StorePath, name: str) -> bytes | None:
         raise AssertionError("nothing is stored")
 
