@@ -43,6 +43,7 @@ from eka_runtime.store.roots import root_for
 if TYPE_CHECKING:
     from eka.config import Settings
     from eka.evaluate.config import Choices
+    from eka.evaluate.evaluator import Builder
     from eka_runtime.store.store import Store
 
 
@@ -129,7 +130,7 @@ def _targets(text: str, reach: Reach) -> list[Target]:
 
 def build_goals(
     store: Store, reach: Reach, goals: Mapping[StorePath, set[str]]
-) -> dict[StorePath, Outcome]:
+) -> Mapping[StorePath, Outcome]:
     """Builds with everything as it is by default. Raises what failed first."""
     context = Context()
     context.output, context.offline = reach.output, reach.offline
@@ -221,11 +222,11 @@ def _build(
     options: Options,
     goals: Mapping[StorePath, set[str]],
     environ: Mapping[str, str],
-) -> dict[StorePath, Outcome]:
+) -> Mapping[StorePath, Outcome]:
     if not goals:
         return {}
     display = Display(context.output, logs=options.logs)
-    scheduler = Scheduler(
+    builder: Builder = Scheduler(
         store,
         find_host(settings),
         build_settings(settings, options, environ, offline=context.offline),
@@ -234,7 +235,7 @@ def _build(
         display,
     )
     with context.output.live(display.lines):
-        return scheduler.realise(goals)
+        return builder.realise(goals)
 
 
 def _report(

@@ -8,10 +8,14 @@ program it is and how it is called. Every backend must pass tests/cli/test_evalu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from eka_runtime.nix.path import StorePath
+
+if TYPE_CHECKING:
+    from eka_runtime.build.scheduler import Outcome
+    from eka_runtime.build.settings import Abilities
 
 Mode = Literal["value", "plan", "shell"]
 Capability = Literal["value", "plan", "shell", "import-from-derivation"]
@@ -52,12 +56,16 @@ class Evaluator(Protocol):
 
 
 class Builder(Protocol):
-    """Makes derivations real; the outputs are valid in the store when it returns."""
+    """Makes derivations real. eka's own is `eka_runtime/build/scheduler.py`; `eka/realising.py`,
+    by which all of eka's commands build, knows it as this only.
+    """
 
-    def build(
-        self, wanted: Mapping[StorePath, Sequence[str]]
-    ) -> Mapping[StorePath, Mapping[str, StorePath]]:
-        """Output names by derivation in, paths by derivation and output name out.
+    @property
+    def capabilities(self) -> Abilities: ...
 
-        Raises what building raises when any of them fails.
+    def realise(self, wanted: Mapping[StorePath, Collection[str]]) -> Mapping[StorePath, Outcome]:
+        """Output names by derivation in, none for all of them; the outcome of each derivation out.
+
+        Outputs of those that did not fail are valid in the store then. That one fails is an
+        outcome; raises what planning raises.
         """

@@ -20,7 +20,7 @@ from eka_runtime.build.attributes import Attributes
 from eka_runtime.build.builder import Builder, Failure
 from eka_runtime.build.derivations import write_derivation
 from eka_runtime.build.goals import Goal, Goals, Substitutes
-from eka_runtime.build.settings import BuildSettings
+from eka_runtime.build.settings import Abilities, BuildSettings
 from eka_runtime.build.task import Task, check_buildable, scratch_outputs
 from eka_runtime.build.workshop import output_lock
 from eka_runtime.errors import BuildCancelled, DependencyFailed, EkaError
@@ -94,6 +94,11 @@ class Scheduler:
         self._checked: frozenset[StorePath] = frozenset()
         self._cancelled = threading.Event()
         self._builder: Builder | None = None
+
+    @property
+    def capabilities(self) -> Abilities:
+        """What it builds; anything else is refused."""
+        return self._settings.abilities
 
     def realise(self, wanted: Mapping[StorePath, Iterable[str]]) -> dict[StorePath, Outcome]:
         """The outcome of each derivation that was looked at, the wanted ones among them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -13,6 +13,17 @@ if TYPE_CHECKING:
 _MACHINES = {"i386": "i686", "i586": "i686", "armv7": "armv7l", "arm64": "aarch64"}
 _ALSO = {"x86_64-linux": ("i686-linux",)}
 MAX_LOG = 1 << 30
+
+
+class Abilities(NamedTuple):
+    """What a builder declares that it can build: systems, and system features."""
+
+    systems: tuple[str, ...]
+    features: tuple[str, ...]
+
+    def suffice(self, system: str, features: Collection[str]) -> bool:
+        """For a derivation of `system` that requires `features`."""
+        return system in (*self.systems, "builtin") and set(features) <= set(self.features)
 
 
 class BuildSettings(NamedTuple):
@@ -38,6 +49,10 @@ class BuildSettings(NamedTuple):
     features: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     environ: Mapping[str, str] = {}
+
+    @property
+    def abilities(self) -> Abilities:
+        return Abilities(self.systems, self.features)
 
 
 def this_system() -> str:

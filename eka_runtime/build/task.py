@@ -55,7 +55,7 @@ def check_buildable(
 ) -> None:
     """Raises BuildRefused for what this machine cannot, or must not, build."""
     wanted = set(attributes.strings("requiredSystemFeatures"))
-    if drv.system not in (*settings.systems, "builtin") or not wanted <= set(settings.features):
+    if not settings.abilities.suffice(drv.system, wanted):
         features = f" with features {{{', '.join(sorted(wanted))}}}" if wanted else ""
         have = ", ".join(sorted(settings.features))
         raise BuildRefused(
