@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from eka.config import Settings
     from eka.evaluate.config import Choices
     from eka.evaluate.evaluator import Builder
+    from eka.evaluate.request import Graph
     from eka_runtime.store.store import Store
 
 
@@ -76,10 +77,14 @@ DEFAULTS = Options(
 
 
 class Target(NamedTuple):
-    """`outputs`: () for all of a derivation, None for a path that is none."""
+    """`outputs`: () for all of a derivation, None for a path that is none.
+
+    `graph` is what the derivation was evaluated from, if it was.
+    """
 
     path: StorePath
     outputs: tuple[str, ...] | None
+    graph: Graph | None = None
 
 
 def realise(
@@ -102,6 +107,7 @@ def realise(
             _show_plan(context, store, reach, goals)
             return
         outcomes = _build(context, store, reach, settings, options, goals, environ)
+        _annotate(store, wanted, outcomes)
         built = _report(context, wanted, outcomes)
         for target in wanted:
             if target.outputs is None:
@@ -124,8 +130,19 @@ def _targets(text: str, reach: Reach) -> list[Target]:
     from eka.evaluate.evaluation import planned
     from eka.evaluate.installing import plan_target
 
-    _, found = plan_target(parse_evaluated(text), reach, "plan")
-    return [Target(one.drv, (one.output,)) for one in planned(found.value)]
+    made, found = plan_target(parse_evaluated(text), reach, "plan")
+    return [Target(one.drv, (one.output,), made.graph) for one in planned(found.value)]
+
+
+def _annotate(
+    store: Store, wanted: Sequence[Target], outcomes: Mapping[StorePath, Outcome]
+) -> None:
+    """Also of what was built before something else failed."""
+    for target in wanted:
+        if target.graph is not None and outcomes[target.path].error is None:
+            from eka.evaluate.installing import annotate
+
+            annotate(store, target.graph, outcomes[target.path].outputs.values())
 
 
 def build_goals(
@@ -208,7 +225,7 @@ class ReachSubstitutes:
 def _wanted_outputs(wanted: Sequence[Target]) -> dict[StorePath, set[str]]:
     goals: dict[StorePath, set[str]] = {}
     whole = {target.path for target in wanted if target.outputs == ()}
-    for path, outputs in wanted:
+    for path, outputs, _ in wanted:
         if outputs is not None:
             goals.setdefault(path, set()).update(() if path in whole else outputs)
     return goals
@@ -243,7 +260,7 @@ def _report(
 ) -> list[tuple[StorePath, str, StorePath]]:
     """Prints what came out; returns target, output name and path of each."""
     built = []
-    for path, outputs in wanted:
+    for path, outputs, _ in wanted:
         if outputs is None:
             context.output.data(str(path))
             built.append((path, "out", path))

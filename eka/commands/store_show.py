@@ -17,6 +17,7 @@ from eka.context import Context
 if TYPE_CHECKING:
     from eka_runtime.castore.node import Node
     from eka_runtime.nix.path import StorePath
+    from eka_runtime.store.artifacts import Artifact
     from eka_runtime.store.pathinfo import PathInfo
     from eka_runtime.store.store import Store
 
@@ -107,21 +108,25 @@ def cat(context: Context, path: str) -> None:
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, shell_complete=store_paths)
 @click.pass_obj
 def info(context: Context, paths: tuple[str, ...]) -> None:
-    """Show what the store knows of paths: hashes, sizes, references, deriver."""
+    """Show what the store knows of paths: hashes, sizes, references, deriver, artifacts."""
     from eka.commands.store_arguments import store_path
+    from eka_runtime.store.artifacts import Artifacts
 
     wanted = [store_path(path) for path in paths]
     with context.open_store(create=False) as store:
         for found in [store.info(path) for path in wanted]:
-            record = describe(found, store.closure_size([found.path]))
+            made = Artifacts(store.database).of(found.path)
+            record = describe(found, store.closure_size([found.path]), made)
             if context.json:
                 context.output.json(record)
             else:
                 _print_record(context, record)
 
 
-def describe(found: PathInfo, closure_size: int) -> dict[str, object]:
-    """Nix's keys, and the castore root node as `node`."""
+def describe(
+    found: PathInfo, closure_size: int, artifacts: Iterable[Artifact]
+) -> dict[str, object]:
+    """Nix's keys, the castore root node as `node`, and `artifacts` that it is an output of."""
     from eka_runtime.nix.hashes import NixHash
 
     return {
@@ -135,6 +140,16 @@ def describe(found: PathInfo, closure_size: int) -> dict[str, object]:
         "closureSize": closure_size,
         "registrationTime": found.registered,
         "node": facts(found.node),
+        "artifacts": [
+            {
+                "artifactId": one.id,
+                "atom": one.atom,
+                "label": one.label,
+                "version": one.version,
+                "configHash": one.config,
+            }
+            for one in artifacts
+        ],
     }
 
 

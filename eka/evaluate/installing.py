@@ -8,7 +8,7 @@ another process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +19,7 @@ from eka.evaluate.evaluation import (
     Evaluation,
     Planned,
     Target,
+    artifact_of,
     build_graph,
     evaluation,
     parse_target,
@@ -27,10 +28,13 @@ from eka.evaluate.evaluation import (
 )
 from eka_runtime.errors import EvaluationError, FormatError
 from eka_runtime.nix.path import StorePath
+from eka_runtime.store.artifacts import Artifact, Artifacts
 
 if TYPE_CHECKING:
     from eka.evaluate.evaluator import Mode
+    from eka.evaluate.request import Graph
     from eka.fetching import Reach
+    from eka_runtime.store.store import Store
 
 
 class Installed(NamedTuple):
@@ -61,6 +65,7 @@ def install(text: str, origin: str, base: Path, reach: Reach) -> Installed:
         )
     one = all_of_it[0]
     path = realise(all_of_it, reach)[0]
+    annotate(reach.store, evaluated.graph, [path])
     depends = evaluated.depends(target, found)
     # What a URI means may be another version tomorrow.
     lasting = target.uri is None
@@ -105,6 +110,15 @@ def realise(wanted: Sequence[Planned], reach: Reach) -> list[StorePath]:
         goals = {one.drv: {one.output} for one in missing}
         run_apart(lambda: _build(goals, reach))
     return outputs
+
+
+def annotate(store: Store, graph: Graph, outputs: Iterable[StorePath]) -> None:
+    """Says of outputs which artifact's they are, where the store can be written to."""
+    atom, artifact = graph.atom, artifact_of(graph)
+    if atom is None or artifact is None or not store.writable:
+        return
+    made = Artifact(artifact, atom.id, atom.label, atom.version, graph.config.hash())
+    Artifacts(store.database).add(made, outputs)
 
 
 def _build(goals: Mapping[StorePath, set[str]], reach: Reach) -> None:

@@ -6,6 +6,7 @@ file, an archive and a commit besides. As one user, who is not root where root r
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -13,8 +14,10 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import blake3
 import pytest
 
+from eka.evaluate.canonical import artifact_id
 from tests.cli.conftest import open_directory
 from tests.cli.test_atoms import Desk, make_set
 from tests.http_files import Answer, serve_http
@@ -251,3 +254,41 @@ def test_a_run_of_an_atom_says_which_it_was(desk: Desk) -> None:
     assert config["annotations"]["dev.eka.artifact"] == plain["artifactId"]
     assert config["annotations"]["dev.eka.config"] == plain["configHash"]
     assert plain["artifactId"] != shown["artifactId"]
+
+
+def test_a_path_says_whose_output_it_is(desk: Desk) -> None:
+    write(desk, {
+        "tool/atom.toml": new_atom(
+            "tool", '[compose.as]\nnix = "."\n[config]\nname = "x"\nquiet = false\n'
+        ),
+        "tool/default.nix": (
+            '{ main = derivation { name = cfg.name; system = cfg.platforms.build; '
+            'builder = "/bin/sh"; outputs = [ "out" "doc" ]; '
+            'args = [ "-c" "echo > $doc; echo \'#!/bin/sh\' > $out; chmod +x $out" ]; '
+            'PATH = "/bin"; }; }'
+        ),
+    })  # fmt: skip
+
+    def artifacts(path: str) -> dict[str, dict[str, str]]:
+        found = json.loads(desk.eka(".", "store", "info", "--json", path))["artifacts"]
+        return {one["artifactId"]: one for one in found}
+
+    outputs = json.loads(desk.eka(".", "plan", "--json", "tool"))["outputs"]
+    desk.eka(".", "build", "--no-link", "tool")
+    plain, quiet = (
+        json.loads(desk.eka(".", "config", "show", "tool", "--set", f"quiet={value}", "--json"))
+        for value in ("false", "true")
+    )
+    (one,) = artifacts(outputs["out"]).values()
+    assert artifacts(outputs["doc"]) == {one["artifactId"]: one}
+    assert one["artifactId"] == plain["artifactId"]
+    assert (one["label"], one["version"]) == ("tool", "1.0.0")
+    # What stands there is enough to compute the id anew, and that of the configuration.
+    digest = blake3.blake3(plain["canonical"].encode()).digest()
+    assert one["configHash"] == f"blake3-{base64.b64encode(digest).decode()}"
+    assert artifact_id(one["atom"], one["version"], digest) == one["artifactId"]
+    # The configuration changes nothing here, which two artifacts of one path say.
+    desk.eka(".", "run", "--set", "quiet=true", "tool")
+    assert set(artifacts(outputs["out"])) == {plain["artifactId"], quiet["artifactId"]}
+    assert f"{quiet['artifactId']} " in desk.eka(".", "store", "info", outputs["out"])
+    assert artifacts(json.loads(desk.eka(".", "plan", "--json", "tool"))["drvPath"]) == {}

@@ -189,6 +189,7 @@ def test_info_has_the_keys_of_nix(eka: Eka, stream: bytes) -> None:
         "signatures": [],
         "ca": None,
         "closureSize": sum(sizes.values()),
+        "artifacts": [],
     }
     lines = _lines(eka("info", A, B))
     assert f"path: {A}" in lines
