@@ -9,37 +9,29 @@ comes out is held against the hash of the narinfo like any other.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from eka_runtime.cache.named_node import PATTERN, parse_node
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.nar_source import NarSource
-from eka_runtime.castore.node import DirectoryNode, Node, decode_entry
+from eka_runtime.castore.node import DirectoryNode, Node
 from eka_runtime.castore.services import BlobService, DirectoryService
 from eka_runtime.castore.trees import Tree
-from eka_runtime.errors import CastoreError, StoreCorrupt
+from eka_runtime.errors import StoreCorrupt
 from eka_runtime.nix.tokens import Read
 
 if TYPE_CHECKING:
     from eka_runtime.store.copying import Source
     from eka_runtime.store.store import Store
 
-_URL = re.compile(r"nar/snix-castore/([A-Za-z0-9_-]{1,6000})(\?.*)?")
+_URL = re.compile(rf"nar/snix-castore/({PATTERN})(\?.*)?")
 
 
 def infused_node(url: str) -> Node | None:
     """None for any other URL, and for one that makes no sense."""
     match = _URL.fullmatch(url)
-    if match is None:
-        return None
-    try:
-        data = base64.urlsafe_b64decode(match[1] + "=" * (-len(match[1]) % 4))
-        name, node = decode_entry(data)
-    except (CastoreError, binascii.Error, ValueError):
-        return None
-    return None if name else node
+    return parse_node(match[1]) if match else None
 
 
 class InfusedNar:

@@ -5,6 +5,8 @@
               /<hash>.ls                         listing of the NAR
               /nar/<hash>-<NAR hash>.nar[.zst…]  the NAR of a path, compressed as it goes out
               /nar/snix-castore/<node>?narsize=N the NAR of a castore node, also in ranges
+              /castore/blob/<BLAKE3 in hex>      one blob
+              /castore/directory/<BLAKE3 in hex> one directory, encoded
               /nar/<file hash>.nar[.xz…]         HEAD: whether it was uploaded just now
               /log/<name>.drv                    a build log
     PUT       /nar/<file hash>.nar[.xz…], then /<hash>.narinfo, with a token
@@ -26,14 +28,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from eka_runtime.cache import castore_out
 from eka_runtime.cache.client import CACHE_INFO, CacheInfo, format_cache_info
 from eka_runtime.cache.decompress import EXTENSIONS, compressor
 from eka_runtime.cache.listing import listing
+from eka_runtime.cache.named_node import PATTERN, node_text, parse_node
 from eka_runtime.cache.receiving import Uploads
+from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.hashing import StreamHash
 from eka_runtime.castore.nar_source import nar_pieces, nar_size
-from eka_runtime.castore.node import Node, decode_entry, encode_entry
-from eka_runtime.errors import CastoreError, EkaError, StoreCorrupt
+from eka_runtime.castore.node import Node, encode_entry
+from eka_runtime.errors import EkaError, StoreCorrupt
 from eka_runtime.nix import base32
 from eka_runtime.nix.hashes import NixHash
 from eka_runtime.nix.narinfo import MIME, NarInfo, format_narinfo
@@ -52,7 +57,8 @@ _NARINFO = re.compile(rf"({_HASH})\.narinfo")
 _LISTING = re.compile(rf"({_HASH})\.ls")
 _NAR = re.compile(rf"nar/({_HASH})-({_SHA256})\.nar({_ENDS})?")
 _UPLOADED = re.compile(rf"nar/({_SHA256})\.nar({_ENDS})?")
-_INFUSED = re.compile(r"nar/snix-castore/([A-Za-z0-9_-]{1,6000})")
+_INFUSED = re.compile(f"nar/snix-castore/({PATTERN})")
+_CASTORE = re.compile(castore_out.PATTERN)
 _LOG = re.compile(r"log/([A-Za-z0-9+._?=-]{1,300})")
 _RANGE = re.compile(r"bytes=(\d{1,19})-(\d{0,19})")
 
@@ -144,6 +150,8 @@ class Cache:
             return self._nar(match, asked)
         if match := _INFUSED.fullmatch(name):
             return self._infused(match[1], asked)
+        if match := _CASTORE.fullmatch(name):
+            return self._castore(match[1], B3Digest(bytes.fromhex(match[2])), asked)
         if match := _LISTING.fullmatch(name):
             return self._listing(match[1])
         if match := _UPLOADED.fullmatch(name):
@@ -170,11 +178,11 @@ class Cache:
         size: int | None = None
         if compression == "none":
             packed, size = NixHash("sha256", info.nar_hash), info.nar_size
-            entry = base64.urlsafe_b64encode(encode_entry(info.node)).decode().rstrip("=")
-            url = f"nar/snix-castore/{entry}?narsize={info.nar_size}"
+            url = f"nar/snix-castore/{node_text(info.node)}?narsize={info.nar_size}"
         else:
             digest = base32.encode(info.nar_hash)
             url = f"nar/{info.path.hash}-{digest}.nar{EXTENSIONS[compression]}"
+        signatures, castore_signatures = self._signed(info)
         return NarInfo(
             info.path,
             url,
@@ -185,16 +193,24 @@ class Cache:
             packed,
             size,
             info.deriver,
-            self._signed(info) if self._policy.keys else info.signatures,
+            signatures,
             info.ca,
+            node_text(info.node),
+            castore_signatures,
         )
 
-    def _signatures(self, info: PathInfo) -> tuple[str, ...]:
-        from eka_runtime.nix.signing import fingerprint
+    def _signatures(self, info: PathInfo) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Of the path, and of its castore node."""
+        if not self._policy.keys:
+            return info.signatures, ()
+        from eka_runtime.nix.signing import castore_fingerprint, fingerprint
 
+        keys = self._policy.keys
         data = fingerprint(info.path, info.nar_hash, info.nar_size, info.references)
-        made = {key.sign(data) for key in self._policy.keys}
-        return tuple(sorted({*info.signatures, *made}))
+        made = {key.sign(data) for key in keys}
+        data = castore_fingerprint(info.path, info.nar_hash, info.nar_size, node_text(info.node))
+        of_node = {key.sign(data) for key in keys}
+        return tuple(sorted({*info.signatures, *made})), tuple(sorted(of_node))
 
     def _listing(self, digits: str) -> Answer:
         info = self.store.paths.by_hash(digits)
@@ -240,13 +256,16 @@ class Cache:
         stated = asked.query.get("narsize", "")
         if not stated.isdecimal() or len(stated) > 19:
             return text(400, "narsize is missing")
-        try:
-            name, node = decode_entry(base64.urlsafe_b64decode(entry + "=" * (-len(entry) % 4)))
-        except (CastoreError, binascii.Error, ValueError):
+        node = parse_node(entry)
+        return _absent() if node is None else self._plain(node, int(stated), None, asked)
+
+    def _castore(self, kind: str, digest: B3Digest, asked: Asked) -> Answer:
+        found = castore_out.contents(self.store, kind, digest)
+        if found is None:
             return _absent()
-        if name:
-            return _absent()
-        return self._plain(node, int(stated), None, asked)
+        headers = ("Cache-Control", _FOREVER), ("ETag", f'"{digest.hex()}"')
+        body = () if asked.method == "HEAD" else found.pieces
+        return Answer(200, "application/octet-stream", body, found.size, headers)
 
     def _plain(self, node: Node, size: int, info: PathInfo | None, asked: Asked) -> Answer:
         """A NAR as it is; a range of it if that is asked for."""

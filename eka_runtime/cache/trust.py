@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from eka_runtime.cache.named_node import parse_node
+from eka_runtime.castore.node import Node
 from eka_runtime.errors import FormatError, HashMismatch, UntrustedError
 from eka_runtime.nix.nar import MAGIC, file_header
 from eka_runtime.nix.narinfo import NarInfo
@@ -53,8 +55,26 @@ class Trust(NamedTuple):
         from eka_runtime.nix.signing import fingerprint
 
         data = fingerprint(info.path, info.nar_hash, info.nar_size, info.references)
+        return self._signer(info.signatures, data)
+
+    def node(self, info: NarInfo) -> Node | None:
+        """The castore node of the path, if it can be believed before anybody saw the NAR.
+
+        The signature of the node says nothing of references, so that of the path is needed, too.
+        """
+        node = parse_node(info.castore or "")
+        if node is None or self.all:
+            return node
+        if not info.castore or not info.castore_signatures or not self.signer(info):
+            return None
+        from eka_runtime.nix.signing import castore_fingerprint
+
+        data = castore_fingerprint(info.path, info.nar_hash, info.nar_size, info.castore)
+        return node if self._signer(info.castore_signatures, data) else None
+
+    def _signer(self, signatures: Iterable[str], data: bytes) -> str | None:
         for key in self.keys:
-            if any(key.verifies(signature, data) for signature in info.signatures):
+            if any(key.verifies(signature, data) for signature in signatures):
                 return key.name
         return None
 

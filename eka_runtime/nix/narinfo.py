@@ -11,6 +11,8 @@
     Deriver: <hash>-<name>.drv      optional
     Sig: <key>:<base64>             any number of these lines
     CA: fixed:r:sha256:<nixbase32>  optional
+    EkaCastore: <base64url>         optional: the castore node; eka's own, as the next
+    EkaCastoreSig: <key>:<base64>   any number: signatures of the node (`signing.py`)
 
 The text is hostile input: its size is bounded, every name in it is parsed, and what occurs twice is
 refused. Unknown keys are skipped, as Nix does. Whether it is true is not asked here (`signing.py`
@@ -44,11 +46,12 @@ _KEYS = (
     "References",
     "Deriver",
     "CA",
+    "EkaCastore",
 )
 
 
 class NarInfo(NamedTuple):
-    """`references` and `signatures` are sorted; `nar_hash` is a SHA-256. Sizes are in bytes."""
+    """`references` and signatures are sorted; `nar_hash` is a SHA-256. Sizes are in bytes."""
 
     path: StorePath
     url: str
@@ -61,13 +64,15 @@ class NarInfo(NamedTuple):
     deriver: StorePath | None = None
     signatures: tuple[str, ...] = ()
     ca: str | None = None
+    castore: str | None = None
+    castore_signatures: tuple[str, ...] = ()
 
 
 def parse_narinfo(data: bytes) -> NarInfo:
     """Raises FormatError that says which line or key is wrong."""
     if len(data) > MAX_SIZE:
         raise FormatError(f"narinfo has {len(data)} bytes, at most {MAX_SIZE} are allowed")
-    fields, signatures = _fields(data)
+    fields, signatures, castore_signatures = _fields(data)
     for key in ("StorePath", "URL", "NarHash", "NarSize"):
         if not fields.get(key):
             raise FormatError(f"narinfo has no {key}")
@@ -91,16 +96,18 @@ def parse_narinfo(data: bytes) -> NarInfo:
         _deriver(fields.get("Deriver", "")),
         tuple(sorted(signatures)),
         fields.get("CA") or None,
+        fields.get("EkaCastore") or None,
+        tuple(sorted(castore_signatures)),
     )
 
 
-def _fields(data: bytes) -> tuple[dict[str, str], set[str]]:
+def _fields(data: bytes) -> tuple[dict[str, str], set[str], set[str]]:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(f"narinfo is not UTF-8 at byte {error.start}") from error
     fields: dict[str, str] = {}
-    signatures: set[str] = set()
+    signed: dict[str, set[str]] = {"Sig": set(), "EkaCastoreSig": set()}
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -110,14 +117,14 @@ def _fields(data: bytes) -> tuple[dict[str, str], set[str]]:
         value = value.strip()
         if not value.isprintable():
             raise FormatError(f"narinfo line {number} has control characters")
-        if key == "Sig":
-            if len(signatures) < MAX_SIGNATURES and value:
-                signatures.add(value)
+        if key in signed:
+            if len(signed[key]) < MAX_SIGNATURES and value:
+                signed[key].add(value)
         elif key in _KEYS:
             if key in fields:
                 raise FormatError(f"narinfo line {number}: {key} occurs twice")
             fields[key] = value
-    return fields, signatures
+    return fields, signed["Sig"], signed["EkaCastoreSig"]
 
 
 def _number(key: str, text: str) -> int:
@@ -131,7 +138,7 @@ def _deriver(text: str) -> StorePath | None:
 
 
 def format_narinfo(info: NarInfo) -> bytes:
-    """In the order in which Nix writes the lines, with a LF behind each."""
+    """In the order in which Nix writes the lines, with a LF behind each; eka's own come last."""
     lines = [f"StorePath: {info.path}", f"URL: {info.url}", f"Compression: {info.compression}"]
     if info.file_hash:
         lines.append(f"FileHash: {info.file_hash.nix32()}")
@@ -145,4 +152,7 @@ def format_narinfo(info: NarInfo) -> bytes:
     lines += [f"Sig: {signature}" for signature in info.signatures]
     if info.ca:
         lines.append(f"CA: {info.ca}")
+    if info.castore:
+        lines.append(f"EkaCastore: {info.castore}")
+        lines += [f"EkaCastoreSig: {signature}" for signature in info.castore_signatures]
     return "".join(line + "\n" for line in lines).encode()

@@ -1,11 +1,14 @@
 """Signatures of store paths: Ed25519 over a fingerprint, keys and signatures as Nix writes them.
 
     fingerprint   1;/nix/store/<base>;sha256:<nixbase32 NAR hash>;<NAR size>;<references with ",">
+    of a node     eka-castore-1;/nix/store/<base>;sha256:<nixbase32 NAR hash>;<NAR size>;<node>
     public key    NAME:<base64 of 32 bytes>
     secret key    NAME:<base64 of 64 bytes: seed, public key>
     signature     NAME:<base64 of 64 bytes>
 
-References are absolute and sorted; those who do not sort them refuse good signatures. A name says
+References are absolute and sorted; those who do not sort them refuse good signatures. The second
+fingerprint binds a castore node, written as in narinfos, to a path; what begins with another word
+is never taken for the first. A name says
 whose key it is, not which key: what counts is that the bytes of the key verify the signature.
 """
 
@@ -99,6 +102,12 @@ def fingerprint(
     """What is signed; `nar_hash` is a SHA-256."""
     digest = NixHash("sha256", nar_hash).nix32()
     return f"1;{path};{digest};{nar_size};{','.join(map(str, sorted(references)))}".encode()
+
+
+def castore_fingerprint(path: StorePath, nar_hash: bytes, nar_size: int, node: str) -> bytes:
+    """What is signed of a castore node; `node` is the text of it in narinfos."""
+    digest = NixHash("sha256", nar_hash).nix32()
+    return f"eka-castore-1;{path};{digest};{nar_size};{node}".encode()
 
 
 def _split(text: str, what: str, sizes: tuple[int, ...]) -> tuple[str, bytes]:

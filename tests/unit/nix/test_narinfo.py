@@ -103,9 +103,23 @@ infos = st.builds(
     st.none() | paths,
     st.sets(st.text("ab:=", min_size=1)).map(lambda found: tuple(sorted(found))),
     st.none() | st.just("text:sha256:abc"),
+    st.just("EgA"),
+    st.sets(st.text("ab:=", min_size=1)).map(lambda found: tuple(sorted(found))),
 )
 
 
 @given(infos)
 def test_whatever_is_written_is_read_alike(info: NarInfo) -> None:
     assert parse_narinfo(format_narinfo(info)) == info
+
+
+def test_castore_nodes_and_their_signatures() -> None:
+    lines = b"EkaCastore: EgA\nEkaCastoreSig: b:2\nEkaCastoreSig: a:1\n"
+    info = parse_narinfo(TEXT + lines)
+    assert (info.castore, info.castore_signatures) == ("EgA", ("a:1", "b:2"))
+    assert parse_narinfo(format_narinfo(info)) == info
+    assert info.signatures == parse_narinfo(TEXT).signatures
+    many = b"".join(b"EkaCastoreSig: k:%d\n" % number for number in range(10 * MAX_SIGNATURES))
+    assert len(parse_narinfo(TEXT + many).castore_signatures) == MAX_SIGNATURES
+    with pytest.raises(FormatError, match="EkaCastore occurs twice"):
+        parse_narinfo(TEXT + lines + lines)
