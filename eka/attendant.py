@@ -23,7 +23,7 @@ from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.layered import LayeredBlobs
 from eka_runtime.castore.services import require_blob
 from eka_runtime.errors import EkaError
-from eka_runtime.store.composition import Services, open_services
+from eka_runtime.store.copying import Source
 from eka_runtime.store.incoming import copy_from
 from eka_runtime.store.local_services import LocalServices
 from eka_runtime.store.messages import decode_path_info
@@ -54,15 +54,15 @@ def main() -> NoReturn:
 
 def _attend(work: Any, output: Output) -> None:
     from eka.config import load_settings
-    from eka_runtime.store.addresses import configured
+    from eka.promising import open_far
 
     root = Path(work["store"])
     infos = [decode_path_info(data) for data in work["infos"]]
     with Store.open(root, create=False) as store:
-        addresses = configured(os.environ, load_settings(os.environ, store=root).services)
-        assert addresses is not None  # or there would be no promises
+        settings = load_settings(os.environ, store=root)
         _say_ready()
-        with open_services(addresses) as far, socket.socket(fileno=work["listening"]) as listening:
+        far_places = open_far(settings, work["caches"])
+        with far_places as far, socket.socket(fileno=work["listening"]) as listening:
             # No file is larger than the NAR that it is in.
             demand = _Demand(store, far, max((info.nar_size for info in infos), default=0))
             threading.Thread(target=_complete, args=(demand, infos, output), daemon=True).start()
@@ -72,7 +72,7 @@ def _attend(work: Any, output: Output) -> None:
 class _Demand:
     """What the program asks for, and since when it has not."""
 
-    def __init__(self, store: Store, far: Services, most: int) -> None:
+    def __init__(self, store: Store, far: Source, most: int) -> None:
         self.store = store
         self.far = far
         self._blobs = LayeredBlobs(LocalServices.of(store).blobs, far.blobs, most)

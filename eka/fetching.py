@@ -3,7 +3,7 @@
 A path that is in the store costs nothing here: no configuration is read, nothing is imported,
 nobody is asked. Only for one that is not are the far services looked up, and after them the binary
 caches; the path is copied with its closure before it is used, by a process of its own (`apart.py`).
-With `lazy`, what far services have is only promised, and comes while it is used (`lazy.py`).
+With `lazy`, what can be is only promised, and comes while it is used (`promising.py`).
 Out of scope: which those are (`eka_runtime.store.addresses`, `eka_runtime.cache.settings`), and how
 paths come (`eka_runtime.store.incoming`, `eka_runtime.cache.fetch`).
 """
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from eka.config import Settings
     from eka.evaluate.config import Choices
     from eka.evaluate.installing import Installed
+    from eka.lazy import Promise
     from eka.script.scan import Candidate
     from eka_runtime.cache.settings import CacheSettings
     from eka_runtime.nix.narinfo import NarInfo
@@ -69,6 +70,7 @@ class Reach:
         self._lazy = lazy
         self._obstacle = obstacle
         self.promised: dict[StorePath, PathInfo] = {}
+        self.promised_by: dict[str, None] = {}  # binary caches, by name
         self.choices: Choices | None = None
         self.installed: list[Installed] = []
         self._asked: set[StorePath] = set()
@@ -162,8 +164,8 @@ class Reach:
 
                 check = self._expected
                 # What a lock says of contents can only be checked when all of them are here.
-                if places.addresses and check is None and self._can_be_lazy():
-                    wanted = self._promise(places.addresses, wanted, check)
+                if check is None and self._can_be_lazy():
+                    wanted = self._promise(places, wanted)
                 if wanted:
                     run_apart(lambda: _fetch(self.store, places, wanted, self.output, check))
         except EkaError as error:
@@ -174,24 +176,31 @@ class Reach:
                 f"`{subject}` is not in the store, and cannot be fetched: {error}", hint=error.hint
             ) from error
 
-    def _promise(
-        self, addresses: Addresses, wanted: Mapping[str, StorePath], check: Check | None
-    ) -> Mapping[str, StorePath]:
-        """What is not promised after that."""
-        from eka.lazy import promise
+    def _promise(self, places: _Places, wanted: Mapping[str, StorePath]) -> Mapping[str, StorePath]:
+        """What is neither promised nor valid after that."""
+        from eka.promising import from_caches, from_services
 
-        def look_up(here: Store, far: Services) -> list[PathInfo]:
-            infos = _missing(here, far, wanted, check)
-            if infos:
-                size = human_size(sum(info.nar_size for info in infos))
-                self.output.message(
-                    f"starting before {counted(len(infos))} ({size}) came from {far.name}"
-                )
-            return infos
+        if places.addresses:
+            self._take(from_services(self.store, places.addresses, wanted, self.output))
+            wanted = self._lacking(wanted)
+        if places.caches.substituters and wanted:
+            self._take(from_caches(self.store, places.caches, wanted, self.output))
+            wanted = self._lacking(wanted)
+        return wanted
 
-        self.promised |= promise(self.store, addresses, look_up)
+    def _take(self, promise: Promise) -> None:
+        # What was promised first stays as it was, and before what refers to it.
+        for path, info in promise.infos.items():
+            self.promised.setdefault(path, info)
+        self.promised_by.update(dict.fromkeys(promise.caches))
+
+    def _lacking(self, wanted: Mapping[str, StorePath]) -> Mapping[str, StorePath]:
         promised = {path.hash for path in self.promised}
-        return {digits: path for digits, path in wanted.items() if digits not in promised}
+        return {
+            digits: path
+            for digits, path in wanted.items()
+            if digits not in promised and self.store.paths.by_hash(digits) is None
+        }
 
     def _places(self) -> _Places | None:
         from eka.caching import caches_in_force
@@ -265,7 +274,10 @@ def _from_services(
     from eka_runtime.store.incoming import copy_from
 
     with open_services(addresses) as far:
-        infos = _missing(store, far, wanted, check)
+        infos = missing(store, far, wanted)
+        if check:
+            for info in infos:
+                check(info, far.name)
         if infos:
             size = human_size(sum(info.nar_size for info in infos))
             output.message(f"fetching {counted(len(infos))} ({size}) from {far.name}")
@@ -273,16 +285,11 @@ def _from_services(
                 copy_from(store, far, infos, progress=update)
 
 
-def _missing(
-    store: Store, far: Services, wanted: Mapping[str, StorePath], check: Check | None
-) -> list[PathInfo]:
+def missing(store: Store, far: Services, wanted: Mapping[str, StorePath]) -> list[PathInfo]:
+    """What services have of what is wanted, with closures, and the store has not."""
     from eka_runtime.store.copying import missing_here
 
-    infos = missing_here(store, far, _look_up(far, wanted))
-    if check:
-        for info in infos:
-            check(info, far.name)
-    return infos
+    return missing_here(store, far, _look_up(far, wanted))
 
 
 def _look_up(far: Services, wanted: Mapping[str, StorePath]) -> list[StorePath]:
@@ -308,7 +315,7 @@ def _from_caches(
     from eka.caching import describe, fetch_plan, open_caches
 
     with open_caches(settings, output) as caches:
-        plan = caches.plan(store, {d: _named_like(path) for d, path in wanted.items()})
+        plan = caches.plan(store, {d: named_like(path) for d, path in wanted.items()})
         if check:
             for found in plan.found:
                 check(found.info, found.cache.name)
@@ -320,7 +327,8 @@ def _from_caches(
             fetch_plan(store, caches, plan, output, services=services)
 
 
-def _named_like(path: StorePath) -> Callable[[NarInfo], bool]:
+def named_like(path: StorePath) -> Callable[[NarInfo], bool]:
+    """Whether a name may be that of the path, of which something behind the name may be known."""
     return lambda info: path.name.startswith(info.path.name)
 
 

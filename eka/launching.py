@@ -136,7 +136,8 @@ class Ready(NamedTuple):
         if self.prepared.promised:
             from eka.lazy import attend
 
-            launch["plan"] = attend(launch["plan"], self.store, self.prepared.promised, output)
+            promised, caches = self.prepared.promised, self.prepared.caches
+            launch["plan"] = attend(launch["plan"], self.store, promised, caches, output)
         self.store.close()
         try:
             return warm.start(launch, [os.fsencode(word) for word in arguments])

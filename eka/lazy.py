@@ -1,10 +1,11 @@
 """Starts before everything is there: what is looked up first, and who fetches beside the program.
 
-Under `--lazy` a closure that far services have is not copied before the start. Its path infos and
-directories come (`promise`), and then the bundle gets the fuse view, whose server asks a process
-that `attend` starts for the blobs it lacks (`eka/attendant.py`). None of the paths becomes valid
-by that. Constraint: that process is a fresh one, since neither a network's threads nor a database
-survive a fork, and it must be outside the namespaces of the run, where there may be no network.
+Under `--lazy` a closure that far places have is not copied before the start. Its path infos and
+directories come (`promise`; which, and from where: `promising.py`), and then the bundle gets the
+fuse view, whose server asks a process that `attend` starts for the blobs it lacks
+(`eka/attendant.py`). None of the paths becomes valid by that. Constraint: that process is a fresh
+one, since neither a network's threads nor a database survive a fork, and it must be outside the
+namespaces of the run, where there may be no network.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from eka.apart import run_apart
 from eka.output import Output
@@ -31,8 +33,10 @@ from eka_runtime.store.store import Store
 
 if TYPE_CHECKING:
     from eka_runtime.runtime.probe import Host
-    from eka_runtime.store.addresses import Addresses
-    from eka_runtime.store.composition import Services
+    from eka_runtime.store.copying import Source
+
+S = TypeVar("S", bound="Source")
+Opened = Callable[[], AbstractContextManager[S]]
 
 _TREES = 8
 _BOOT = """\
@@ -52,39 +56,47 @@ def obstacle(host: Host) -> str:
     return ""
 
 
-def promise(
-    store: Store, addresses: Addresses, look_up: Callable[[Store, Services], list[PathInfo]]
-) -> dict[StorePath, PathInfo]:
+class Looked(NamedTuple):
+    """Path infos, references first, and which binary caches have their contents."""
+
+    infos: list[PathInfo]
+    caches: tuple[str, ...] = ()
+
+
+class Promise(NamedTuple):
+    infos: dict[StorePath, PathInfo]
+    caches: tuple[str, ...] = ()
+
+
+def promise(store: Store, opened: Opened[S], look_up: Callable[[Store, S], Looked]) -> Promise:
     """What `look_up` finds, when the directories below it are in the store.
 
-    `look_up` runs in a process of its own, with a store and services of its own. Raises what it
-    raises, StoreCorrupt for directories that are not there, and what far services raise.
+    Both run in a process of its own, with a store of its own. Raises what they raise, StoreCorrupt
+    for directories that are not there, and what far services raise.
     """
     store.require_writable()
     with tempfile.TemporaryFile(buffering=0) as file:
-        run_apart(lambda: file.write(_looked_up(store, addresses, look_up)))
+        run_apart(lambda: file.write(_looked_up(store, opened, look_up)))
         file.seek(0)
-        infos = [decode_path_info(data) for data in marshal.loads(file.read())]
-    return {info.path: info for info in infos}
+        encoded, caches = marshal.loads(file.read())
+    infos = [decode_path_info(data) for data in encoded]
+    return Promise({info.path: info for info in infos}, caches)
 
 
-def _looked_up(
-    store: Store, addresses: Addresses, look_up: Callable[[Store, Services], list[PathInfo]]
-) -> bytes:
-    from eka_runtime.store.composition import open_services
+def _looked_up(store: Store, opened: Opened[S], look_up: Callable[[Store, S], Looked]) -> bytes:
     from eka_runtime.store.copying import threads
 
     # The caller's connections to its database must not be used in another process.
-    with Store.open(store.root) as here, open_services(addresses) as far:
-        infos = look_up(here, far)
+    with Store.open(store.root) as here, opened() as far:
+        infos, caches = look_up(here, far)
         with threads(_TREES) as pool:
             for sent in pool.map(lambda info: _tree(here, far, info), infos):
                 if sent:
                     _keep(here, *sent)
-        return marshal.dumps([encode_path_info(info) for info in infos])
+        return marshal.dumps(([encode_path_info(info) for info in infos], caches))
 
 
-def _tree(store: Store, far: Services, info: PathInfo) -> tuple[DirectoryNode, Tree] | None:
+def _tree(store: Store, far: Source, info: PathInfo) -> tuple[DirectoryNode, Tree] | None:
     """None when all of it is here to stay."""
     node = info.node
     if not isinstance(node, DirectoryNode) or store.directories.is_alive(node.digest):
@@ -104,11 +116,14 @@ def _keep(store: Store, node: DirectoryNode, tree: Tree) -> None:
     put_directories(store, leaves_first(node.digest, tree))
 
 
-def attend(plan: Plan, store: Store, promised: Iterable[PathInfo], output: Output) -> Plan:
+def attend(
+    plan: Plan, store: Store, promised: Iterable[PathInfo], caches: tuple[str, ...], output: Output
+) -> Plan:
     """Starts the process that fetches for this run; returns the plan whose view asks it.
 
-    It has the store open when this returns. It ends with this process, however that is. Raises
-    HostError when it does not start; it has said why.
+    `caches` are the names of binary caches that it asks before far services. It has the store open
+    when this returns. It ends with this process, however that is. Raises HostError when it does not
+    start; it has said why.
     """
     from eka_runtime.view.asked import listen
 
@@ -125,6 +140,7 @@ def attend(plan: Plan, store: Store, promised: Iterable[PathInfo], output: Outpu
         "verbosity": output.verbosity,
         "color": output.color,
         "infos": [encode_path_info(info) for info in promised],
+        "caches": caches,
     }
     with listening:
         _start(marshal.dumps(work), listening.fileno())

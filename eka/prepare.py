@@ -48,7 +48,8 @@ class Prepared(NamedTuple):
     """A compiled bundle, and what it was made from that may change behind its back.
 
     It is not `lasting` when a later start has to be warned of the same. `promised` are paths of the
-    closure that are not valid: this is a lazy start. `said` is as in `Wanted`.
+    closure that are not valid: this is a lazy start. `caches` have some of them. `said` is as in
+    `Wanted`.
     """
 
     bundle: Bundle
@@ -61,6 +62,7 @@ class Prepared(NamedTuple):
     subject: str
     promised: tuple[PathInfo, ...] = ()
     said: int | None = None
+    caches: tuple[str, ...] = ()
 
 
 def prepare(
@@ -153,6 +155,7 @@ def prepare(
         _subject(wanted),
         promised,
         wanted.said,
+        tuple(reach.promised_by),
     )
 
 

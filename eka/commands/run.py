@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--keep", is_flag=True, help="Say where the bundle is.")
 @click.option("--record", is_flag=True, help="Note the run in the ledger.")
-@click.option("--lazy", is_flag=True, help="Start before all is fetched (far services only).")
+@click.option("--lazy", is_flag=True, help="Start before all is fetched, where that can be.")
 @click.option("--require-sandbox", is_flag=True, help="Refuse a weaker sandbox.")
 @click.argument("target", shell_complete=packages)
 @click.argument(

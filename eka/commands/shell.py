@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("target", required=False, shell_complete=packages)
 @click.option("--record", is_flag=True, help="Note the run in the ledger.")
-@click.option("--lazy", is_flag=True, help="Start before all is fetched (far services only).")
+@click.option("--lazy", is_flag=True, help="Start before all is fetched, where that can be.")
 @grant_options
 @config_options
 @click.pass_obj

@@ -93,7 +93,7 @@ FLAGS: Final = (
     Flag("limits", "--limit", "", "NAME=N", True, "memory, pids, cpu, time, files, file-size"),
     Flag("nesting", "--nesting", "", "", True, "let it make namespaces and mounts of its own"),
     Flag("locked", "--locked", "", "", True, "fail unless FILE.lock is there and current"),
-    Flag("lazy", "--lazy", "", "", True, "start before all is fetched; far services only"),
+    Flag("lazy", "--lazy", "", "", True, "start before all is fetched, where that can be"),
     Flag("require_sandbox", "--require-sandbox", "", "", True, "refuse a weaker sandbox"),
     Flag("explain", "--explain", "", "", False, "say what would be granted, and run nothing"),
     Flag("keep", "--keep", "", "", False, "keep the bundle and say where it is"),

@@ -81,7 +81,7 @@ class ScriptMetadata(BaseModel):
     lazy: bool = Field(
         default=False,
         strict=True,
-        description="Start before everything came from far services, where the host can.",
+        description="Start before everything came, where services or caches and the host can.",
     )
 
 
