@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -19,6 +20,23 @@ for _signal in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
     signal.signal(_signal, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave_forks_alone() -> None:
+    """gRPC's handlers of forks kill one child in some thousands where a channel or server is open
+    (SIGSEGV, SIGABRT before it execs), and tests of services leave some open for tests of all else.
+
+    What it is told counts when it starts, in this process alone: eka itself closes its channels
+    before it forks, and children that open their own need the handlers.
+    """
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+    import grpc
+
+    grpc.insecure_channel("unix:/nonexistent").close()
+    del os.environ["GRPC_ENABLE_FORK_SUPPORT"]
+
+
+_leave_forks_alone()
 
 VECTORS = Path(__file__).parent / "vectors"
 

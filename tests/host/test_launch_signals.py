@@ -116,7 +116,11 @@ def test_a_stopped_launcher_stops_everything_until_it_is_continued(outer: Box) -
 
 
 def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [int(word) for word in words]
 
 
 def descendants(pid: int) -> list[int]:
@@ -127,5 +131,5 @@ def descendants(pid: int) -> list[int]:
 def state(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return "gone"  # the runtime, which was there until just now
