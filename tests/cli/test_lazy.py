@@ -61,12 +61,13 @@ class Origin(NamedTuple):
 @pytest.fixture(scope="module")
 def origin(world: World, libraries: Path) -> Origin:
     need_fuse()
-    place = world.directory("lazy-origin")
+    # Two modules use it, and it is made again when users take turns.
+    place = world.directory(f"lazy-origin-{os.urandom(4).hex()}")
     made = Origin(world, place / "store", "", libraries)
     exported = world.run("eka", "store", "export", world.busybox)
     with world.file(place / "closure", exported.out).open("rb") as stream:
         made.run("eka", "store", "import", stdin=stream)
-    tree = world.directory("lazy-origin/data")
+    tree = world.directory(f"{place.name}/data")
     world.file(tree / "small", SMALL)
     world.file(tree / "big", os.urandom(BIG))
     package = made.run("eka", "store", "add", tree).decode().strip()

@@ -118,7 +118,7 @@ def test_only_what_is_read_has_to_be_there(
     assert origin.package not in far.listed()
 
 
-def test_the_rest_comes_beside_the_program(origin: Origin, box: Path, far: Far) -> None:
+def test_the_rest_of_a_cache_comes_beside_the_program(origin: Origin, box: Path, far: Far) -> None:
     script = reading(origin, box, "echo ready; read line; cat DATA/big | wc -c")
     with serving(origin, box) as served:
         env = environment(far, served.url, served.public)
