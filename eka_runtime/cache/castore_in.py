@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple, cast
 
-from blake3 import blake3
-
 from eka_runtime.cache.castore_out import name_of
-from eka_runtime.cache.files import Body, Files
+from eka_runtime.cache.files import Files
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.directories import decode_verified
 from eka_runtime.castore.node import Directory
 from eka_runtime.castore.tree_order import children, downward
+from eka_runtime.castore.verified import VerifiedReader
 from eka_runtime.errors import StoreCorrupt
 from eka_runtime.store.copying import threads
 from eka_runtime.store.pathinfo import PathInfo
@@ -53,7 +52,8 @@ class CacheBlobs:
         body = self._files.open(name_of("blob", digest))
         if body is None:
             return None
-        return cast(BinaryIO, _Reader(body, digest, self._files.name))
+        reader = VerifiedReader(digest, self._files.name, lambda: body.read(_PIECE), body.close)
+        return cast(BinaryIO, reader)
 
 
 class CacheDirectories:
@@ -115,57 +115,3 @@ class CacheSource(NamedTuple):
     def of(cls, files: Files) -> CacheSource:
         """The files stay their owner's to close."""
         return cls(files.name, CacheBlobs(files), CacheDirectories(files), _NoPaths())
-
-
-class _Reader(io.RawIOBase):
-    """One piece is held back, so that nobody has a whole blob that was not verified."""
-
-    def __init__(self, body: Body, digest: B3Digest, place: str) -> None:
-        self._body = body
-        self._digest = digest
-        self._place = place
-        self._hasher = blake3()
-        self._ready = memoryview(b"")
-        self._held: bytes | None = None
-        self._begun = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object, /) -> int:
-        target = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        data = self._take(len(target))
-        target[: len(data)] = data
-        return len(data)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """As a file without a buffer: perhaps less than `size`, and b"" at the end only."""
-        if size is None or size < 0:
-            return self.readall()
-        return bytes(self._take(size))
-
-    def _take(self, size: int) -> memoryview:
-        if not self._begun:
-            self._begun, self._held = True, self._receive()
-        if not self._ready and self._held is not None:
-            following = self._receive()
-            self._ready, self._held = memoryview(self._held), following
-        taken, self._ready = self._ready[:size], self._ready[size:]
-        return taken
-
-    def _receive(self) -> bytes | None:
-        """None, verified, at the end."""
-        data = self._body.read(_PIECE)
-        self._hasher.update(data)
-        if data:
-            return data
-        actual = B3Digest(self._hasher.digest())
-        if actual != self._digest:
-            raise StoreCorrupt(
-                f"blob {self._digest}: {self._place} gave contents with digest {actual}"
-            )
-        return None
-
-    def close(self) -> None:
-        self._body.close()
-        super().close()

@@ -8,8 +8,8 @@ of a blob, which no digest would vouch for.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Generator, Iterable, Iterator
+from functools import partial
 from typing import BinaryIO, cast
 
 from blake3 import blake3
@@ -31,6 +31,7 @@ from eka_runtime.castore.messages import (
 from eka_runtime.castore.node import Directory
 from eka_runtime.castore.services import Read
 from eka_runtime.castore.tree_order import downward, upward
+from eka_runtime.castore.verified import VerifiedReader
 from eka_runtime.errors import CastoreError, ServiceError, StoreCorrupt
 from eka_runtime.rpc.channel import Channel, Incoming, NotFound
 
@@ -65,7 +66,9 @@ class RemoteBlobs:
         Not seekable. Raises StoreCorrupt and ServiceError, also in the middle of reading.
         """
         incoming = self._channel.receive(f"/{BLOB_SERVICE}/Read", encode_digest(digest))
-        reader = _RemoteReader(self._channel, digest, incoming)
+        channel = self._channel
+        receive = partial(_contents, channel, incoming)
+        reader = VerifiedReader(digest, channel.url, receive, incoming.close)
         try:
             reader.start()
         except NotFound:
@@ -173,55 +176,9 @@ def _same(channel: Channel, digest: B3Digest, answer: bytes) -> B3Digest:
     return digest
 
 
-class _RemoteReader(io.RawIOBase):
-    """One message is held back, so that nobody has a whole blob that was not verified."""
-
-    def __init__(self, channel: Channel, digest: B3Digest, incoming: Incoming) -> None:
-        self._channel = channel
-        self._digest = digest
-        self._incoming = incoming
-        self._hasher = blake3()
-        self._ready = memoryview(b"")
-        self._held: bytes | None = None
-
-    def start(self) -> None:
-        self._held = self._receive()
-
-    def _receive(self) -> bytes | None:
-        """Contents of the next message that has some; None, verified, at the end."""
-        for message in self._incoming:
-            if data := self._channel.understood(lambda: decode_blob_chunk(message)):  # noqa: B023
-                self._hasher.update(data)
-                return data
-        actual = B3Digest(self._hasher.digest())
-        if actual != self._digest:
-            raise StoreCorrupt(
-                f"blob {self._digest}: {self._channel.url} gave contents with digest {actual}"
-            )
-        return None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object, /) -> int:
-        target = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        data = self._take(len(target))
-        target[: len(data)] = data
-        return len(data)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """As a file without a buffer: perhaps less than `size`, and b"" at the end only."""
-        if size is None or size < 0:
-            return self.readall()
-        return bytes(self._take(size))
-
-    def _take(self, size: int) -> memoryview:
-        if not self._ready and self._held is not None:
-            following = self._receive()
-            self._ready, self._held = memoryview(self._held), following
-        taken, self._ready = self._ready[:size], self._ready[size:]
-        return taken
-
-    def close(self) -> None:
-        self._incoming.close()
-        super().close()
+def _contents(channel: Channel, incoming: Incoming) -> bytes:
+    """Of the next message that has some; b"" at the end."""
+    for message in incoming:
+        if data := channel.understood(lambda: decode_blob_chunk(message)):  # noqa: B023
+            return data
+    return b""
