@@ -11,7 +11,6 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from eka.output import Output
 from eka_runtime import printable as words
@@ -23,11 +22,12 @@ from eka_runtime.nix.path import StorePath
 _SHOWN = 12
 
 
-@dataclass(slots=True)
 class _Running:
-    since: float
     phase: str = ""
     last: str = ""
+
+    def __init__(self, since: float) -> None:
+        self.since = since
 
 
 class Display:

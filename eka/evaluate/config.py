@@ -12,7 +12,6 @@ Out of scope: types and checks of options (`eka/atom/options.py`), hashes (`cano
 from __future__ import annotations
 
 import os
-import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -22,8 +21,8 @@ import tomli
 
 from eka.atom.manifest import Manifest
 from eka.atom.options import RESERVED, Key, Option, Options
-from eka.atom.shapes import Problem
 from eka.evaluate.canonical import MAX_DEPTH, Value, config_digest, config_hash_text, normalize
+from eka.shapes import Problem
 from eka_runtime.errors import OptionError
 
 SIZE_LIMIT = 1 << 20
@@ -283,7 +282,7 @@ def check_system(value: object, where: str) -> str:
 
 def this_system() -> str:
     """Of the machine we are on, by Nix's name for it."""
-    machine = platform.machine()
+    machine = os.uname().machine
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine) + "-linux"
 
 

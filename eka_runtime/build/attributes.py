@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from eka_runtime.errors import FormatError
 from eka_runtime.nix.derivation import Derivation
@@ -16,8 +15,7 @@ from eka_runtime.nix.derivation import Derivation
 STRUCTURED = "__json"
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(NamedTuple):
     """`structured` is None for a derivation of plain variables."""
 
     name: str

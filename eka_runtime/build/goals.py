@@ -8,7 +8,6 @@ as is missing. A fetch that fails turns into a build. Nothing is built here.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from eka_runtime.build.derivations import read_derivation
@@ -47,17 +46,16 @@ class Wanted(dict[StorePath, set[str]]):
         self.setdefault(path, set()).update(outputs)
 
 
-@dataclass(slots=True)
 class Goal:
     """A derivation of which something is wanted. `outputs` are those that are known to be valid."""
 
-    path: StorePath
-    drv: Derivation
-    wanted: set[str] = field(default_factory=set)
-    outputs: dict[str, StorePath] = field(default_factory=dict)
-    build: bool = False
-    waits_for: set[StorePath] = field(default_factory=set)
-    needed_by: set[StorePath] = field(default_factory=set)
+    def __init__(self, path: StorePath, drv: Derivation) -> None:
+        self.path, self.drv = path, drv
+        self.wanted: set[str] = set()
+        self.outputs: dict[str, StorePath] = {}
+        self.build = False
+        self.waits_for: set[StorePath] = set()
+        self.needed_by: set[StorePath] = set()
 
 
 class Goals:

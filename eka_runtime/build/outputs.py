@@ -17,7 +17,6 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -39,16 +38,20 @@ from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
 
 
-@dataclass(slots=True)
 class Found:
     """An output as the builder left it: `path` is where it was to be written."""
 
-    name: str
-    path: StorePath
-    place: Path
-    ingested: Ingested
-    references: tuple[StorePath, ...]
-    batch: Batch
+    def __init__(
+        self,
+        name: str,
+        path: StorePath,
+        place: Path,
+        ingested: Ingested,
+        references: tuple[StorePath, ...],
+        batch: Batch,
+    ) -> None:
+        self.name, self.path, self.place = name, path, place
+        self.ingested, self.references, self.batch = ingested, references, batch
 
 
 class Outputs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -57,7 +56,7 @@ class BuildSettings(NamedTuple):
 
 def this_system() -> str:
     """As in derivations: `x86_64-linux`."""
-    machine = platform.machine()
+    machine = os.uname().machine
     return f"{_MACHINES.get(machine, machine)}-linux"
 
 

@@ -12,7 +12,6 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -31,14 +30,12 @@ WHOLE = 4 << 20
 _EMPTY = {B3Digest.of(b""): b""}
 
 
-@dataclass(slots=True)
 class _Held:
     """A blob in the window, and how often it is still going to be read."""
 
-    data: Future[bytes | None]
-    size: int
-    uses: int
-    unread: bool = True
+    def __init__(self, data: Future[bytes | None], size: int, uses: int) -> None:
+        self.data, self.size, self.uses = data, size, uses
+        self.unread = True
 
 
 class Prefetch:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -55,7 +54,7 @@ def compile_filter(seccomp: Mapping[str, Any]) -> bytes | None:
         default = _action(seccomp["defaultAction"], seccomp.get("defaultErrnoRet"))
         with _context(library, default) as context:
             library.seccomp_attr_set(context, _OPTIMIZE, _BINARY_TREE)
-            for name in COMPATIBLE.get(platform.machine(), ()):
+            for name in COMPATIBLE.get(os.uname().machine, ()):
                 _check(library.seccomp_arch_add(context, _architecture(library, name)))
             for rule in seccomp.get("syscalls", ()):
                 _add(library, context, rule, default)

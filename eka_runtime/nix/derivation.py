@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from eka_runtime.errors import FormatError
@@ -85,8 +85,7 @@ class Output(NamedTuple):
         return self.algo[: self.algo.rfind(":") + 1]
 
 
-@dataclass(frozen=True, slots=True)
-class Derivation:
+class Derivation(NamedTuple):
     """Valid by construction through `parse`, `from_json` and `checked`.
 
     The name is that of its store path without `.drv`. Mappings are ordered as they are written.
@@ -97,8 +96,8 @@ class Derivation:
     system: str
     builder: str
     args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
-    input_drvs: Mapping[StorePath, tuple[str, ...]] = field(default_factory=dict)
+    env: Mapping[str, str] = MappingProxyType({})
+    input_drvs: Mapping[StorePath, tuple[str, ...]] = MappingProxyType({})
     input_srcs: tuple[StorePath, ...] = ()
 
     @classmethod
@@ -183,8 +182,7 @@ class Derivation:
         return output_path_name(self.name, output)
 
     def _ordered(self) -> Derivation:
-        return replace(
-            self,
+        return self._replace(
             outputs=dict(sorted(self.outputs.items())),
             env=dict(_by_bytes(self.env)),
             input_drvs={

@@ -11,7 +11,6 @@ its inputs are built and put in their derivations' place, which is `resolve`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -103,7 +102,7 @@ class Modulos:
             if path is not None:
                 outputs[name] = outputs[name]._replace(path=str(path))
                 env[name] = str(path)
-        return replace(drv, outputs=outputs, env=env)
+        return drv._replace(outputs=outputs, env=env)
 
     def _masked(self, drv: Derivation) -> tuple[bytes, bool]:
         """Without the paths of its own outputs."""
@@ -148,7 +147,7 @@ def resolve(drv: Derivation, built: Callable[[StorePath, str], StorePath]) -> De
             found = built(path, name)
             sources.add(found)
             texts[input_placeholder(path, name)] = str(found)
-    rewritten = rewrite(replace(drv, input_drvs={}, input_srcs=tuple(sources)), texts).checked()
+    rewritten = rewrite(drv._replace(input_drvs={}, input_srcs=tuple(sources)), texts).checked()
     if not any(output.deferred for output in rewritten.outputs.values()):
         return rewritten
     return Modulos(_no_inputs).fill(rewritten).checked()
@@ -163,7 +162,7 @@ def rewrite(drv: Derivation, texts: Mapping[str, str]) -> Derivation:
         return text
 
     env = {put(key): put(value) for key, value in drv.env.items()}
-    return replace(drv, builder=put(drv.builder), args=tuple(map(put, drv.args)), env=env)
+    return drv._replace(builder=put(drv.builder), args=tuple(map(put, drv.args)), env=env)
 
 
 def _fixed(drv: Derivation, output: Output) -> StorePath:

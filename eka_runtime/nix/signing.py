@@ -18,7 +18,6 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from nacl.exceptions import BadSignatureError
@@ -55,12 +54,14 @@ class PublicKey(NamedTuple):
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class SecretKey:
+class SecretKey(NamedTuple):
     """`seed` is the secret, which is not shown by accident: only `text` has it."""
 
     name: str
-    seed: bytes = field(repr=False)
+    seed: bytes
+
+    def __repr__(self) -> str:
+        return f"SecretKey(name={self.name!r})"
 
     @classmethod
     def generate(cls, name: str) -> SecretKey:

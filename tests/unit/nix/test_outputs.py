@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +50,7 @@ def test_vectors(path: StorePath) -> None:
     modulos.check(drv)
     paths = modulos.output_paths(drv)
     assert {name: str(found) for name, found in paths.items()} == expected["outputs"]
-    blank = replace(
-        drv,
+    blank = drv._replace(
         outputs={name: output._replace(path="") for name, output in drv.outputs.items()},
         env=drv.env | dict.fromkeys(drv.outputs, ""),
     )
@@ -146,11 +144,11 @@ def test_a_resolved_derivation_has_its_path(instantiated: dict[StorePath, Deriva
 def test_wrong_paths_are_refused(instantiated: dict[StorePath, Derivation]) -> None:
     modulos = Modulos(instantiated.__getitem__)
     _, drv = _named(instantiated, "plain")
-    wrong = replace(drv, outputs={"out": Output(f"/nix/store/{'0' * 32}-plain")})
+    wrong = drv._replace(outputs={"out": Output(f"/nix/store/{'0' * 32}-plain")})
     with pytest.raises(FormatError, match="states the path"):
         modulos.check(wrong)
     with pytest.raises(FormatError, match="states the path none"):
-        modulos.check(replace(drv, outputs={"out": Output()}))
+        modulos.check(drv._replace(outputs={"out": Output()}))
 
 
 def test_an_output_that_an_input_lacks_is_refused(
@@ -159,7 +157,7 @@ def test_an_output_that_an_input_lacks_is_refused(
     path, _ = _named(instantiated, "several")
     _, drv = _named(instantiated, "plain")
     with pytest.raises(FormatError, match="no output nothing"):
-        Modulos(instantiated.__getitem__).of(replace(drv, input_drvs={path: ("nothing",)}))
+        Modulos(instantiated.__getitem__).of(drv._replace(input_drvs={path: ("nothing",)}))
 
 
 def test_cycles_are_refused() -> None:
@@ -184,6 +182,6 @@ def test_realisation_ids_do_not_depend_on_own_paths(
 ) -> None:
     modulos = Modulos(instantiated.__getitem__)
     _, drv = _named(instantiated, "several")
-    bare = replace(drv, outputs=dict.fromkeys(drv.outputs, Output()))
+    bare = drv._replace(outputs=dict.fromkeys(drv.outputs, Output()))
     assert modulos.realisation_ids(bare) == modulos.realisation_ids(drv)
     assert set(modulos.realisation_ids(drv)) == {"out", "lib", "a.b"}
