@@ -58,8 +58,14 @@ def whole() -> NoReturn:
     """Without trying."""
     collect_rarely()
     from eka.cli import main
+    from eka.report import leave
 
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            leave(end.code)
+        raise
 
 
 def collect_rarely() -> None:

@@ -9,11 +9,10 @@ Constraint: a test pins what an evaluation imports that was started before.
 
 from __future__ import annotations
 
-import sys
 from typing import NamedTuple
 
 from eka.context import Context
-from eka.report import run_guarded
+from eka.report import leave, run_guarded
 
 
 class Line(NamedTuple):
@@ -37,7 +36,7 @@ def attempt(words: list[str]) -> None:
     def action() -> None:
         print_value(context, Choices(), line.target, line.attribute, raw=line.raw)
 
-    sys.exit(run_guarded(context.output, action))
+    leave(run_guarded(context.output, action))
 
 
 def split(words: list[str]) -> Line | None:

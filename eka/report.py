@@ -9,6 +9,8 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
 
 from eka.output import Output
 from eka_runtime.errors import EkaError
@@ -46,6 +48,23 @@ def run_guarded(output: Output, action: Callable[[], object]) -> int:
     except Exception:
         return _bug(output)
     return status if isinstance(status, int) else 0
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process, when nothing is left to be done.
+
+    Taking an interpreter apart with all that eka imports takes as long as starting a sandbox.
+    Threads that somebody waits for at the end of a process are waited for.
+    """
+    threading = sys.modules.get("threading")
+    if threading is not None and any(
+        not thread.daemon for thread in threading.enumerate() if thread.name != "MainThread"
+    ):
+        sys.exit(status)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or None
+            stream.flush()
+    os._exit(status)
 
 
 def _drop_output() -> None:
