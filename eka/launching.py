@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from eka import warm
 from eka.bundle_cache import put, tidy_daily
@@ -33,18 +33,24 @@ from eka_runtime.store.store import Store
 T = TypeVar("T")
 
 
-class Ready(NamedTuple):
+class Ready:
     """A run that only lacks the caller's own arguments. The store is open until it starts."""
 
-    prepared: Prepared
-    settings: Settings
-    host: Host
-    store: Store
+    def __init__(self, prepared: Prepared, settings: Settings, host: Host, store: Store) -> None:
+        self.prepared = prepared
+        self.settings = settings
+        self.host = host
+        self.store = store
 
     @property
     def bundle(self) -> Bundle:
         return self.prepared.bundle
 
+    @cached_property
+    def digest(self) -> str:
+        return self.bundle.digest()
+
+    @cached_property
     def bundle_dir(self) -> Path:
         """The bundle on disk, written now unless an equal one is there.
 
@@ -67,7 +73,7 @@ class Ready(NamedTuple):
             os.close(descriptor)
 
     def _written(self) -> Path:
-        name = self.bundle.digest().partition("-")[2].translate(_IN_FILE_NAMES)
+        name = self.digest.partition("-")[2].translate(_IN_FILE_NAMES)
         place = cache_dir(os.environ) / "bundle" / name
         written = put(self.bundle, place)
         if self.store.writable:
@@ -76,15 +82,17 @@ class Ready(NamedTuple):
             tidy_daily(cache_dir(os.environ), self.store)
         return place
 
+    @cached_property
     def notes(self) -> tuple[str, ...]:
         """Sentences for people about what was not granted, or is not enforced."""
-        return (*self.prepared.grants.notes, *self.shortfalls())
+        return (*self.prepared.grants.notes, *self.shortfalls)
 
     def limited(self) -> bool:
         """Whether control groups matter to this run."""
         linux = self.bundle.spec.linux
         return linux is not None and linux.resources is not None
 
+    @cached_property
     def shortfalls(self) -> tuple[str, ...]:
         """Sentences about limits that this host keeps in part or not at all."""
         return shortfalls(self.bundle.spec.to_data(), self.host)
@@ -93,16 +101,17 @@ class Ready(NamedTuple):
         state = default_state_directory(os.environ)
         granted = {grant.path for grant in self.prepared.grants.paths}
         return plan(
-            self.bundle.spec.to_data(), self.bundle_dir(), self.host, state=state, granted=granted
+            self.bundle.spec.to_data(), self.bundle_dir, self.host, state=state, granted=granted
         )
 
+    @cached_property
     def launch(self) -> warm.Record:
         """What `warm.start` takes; values for passed variables are looked up at each start."""
         process = self.bundle.spec.process
         passed = self.bundle.passed
         planned = self.plan()
         return {
-            "bundle": os.fsencode(self.bundle_dir()),
+            "bundle": os.fsencode(self.bundle_dir),
             "plan": planned,
             "args": [os.fsencode(word) for word in (process and process.args) or ()],
             "env": [os.fsencode(text) for text in (process and process.env) or ()],
@@ -115,8 +124,7 @@ class Ready(NamedTuple):
         """Its place, and what can be said of the run by now."""
         from eka.runs import head, ledger_file
 
-        prepared = self.prepared
-        line = head(prepared.subject, prepared.bundle, prepared.grants, self.host, mode)
+        line = head(self.prepared, self.digest, self.host, mode)
         return os.fsencode(ledger_file(os.environ)), line
 
     def start(
@@ -129,10 +137,9 @@ class Ready(NamedTuple):
 
         `change` may put in what differs from one start to the next.
         """
-        for note in self.notes():
+        for note in self.notes:
             output.warning(note)
-        launch = self.launch()
-        launch["plan"] = change(launch["plan"])
+        launch = self.launch | {"plan": change(self.launch["plan"])}
         if self.prepared.promised:
             from eka.lazy import attend
 
@@ -205,7 +212,7 @@ def root_inside(host: Host) -> bool:
 
 def require_full_sandbox(ready: Ready) -> None:
     """Raises SandboxDegraded where less is isolated, or limited, than was asked for."""
-    for lacking in ready.shortfalls():
+    for lacking in ready.shortfalls:
         raise SandboxDegraded(
             f"a limit cannot be kept on this host: {lacking}",
             hint="see `eka doctor`, drop the limit, or drop `--require-sandbox`",
@@ -249,8 +256,8 @@ def record_command(words: Sequence[str], ready: Ready, output: Output) -> bool:
 
 
 def _noted(ready: Ready, output: Output) -> warm.Record:
-    notes = [note.encode(errors="replace") for note in ready.notes() if output.verbosity >= 0]
-    return ready.launch() | {"notes": notes}
+    notes = [note.encode(errors="replace") for note in ready.notes if output.verbosity >= 0]
+    return ready.launch | {"notes": notes}
 
 
 def _dependencies(ready: Ready, files: Sequence[str]) -> Dependencies:
@@ -270,7 +277,7 @@ def _dependencies(ready: Ready, files: Sequence[str]) -> Dependencies:
         ),
         places=_bytes(*files, *(grant.path for grant in grants)),
         links=_bytes(*prepared.links),
-        present=_bytes(*prepared.view_sources, ready.bundle_dir() / "rootfs"),
+        present=_bytes(*prepared.view_sources, ready.bundle_dir / "rootfs"),
     )
 
 

@@ -64,11 +64,11 @@ def run_file(
     ) as found:
         ready, stated = found
         if stated.explain:
-            return explain(ready.bundle.reasons, ready.notes(), output)
+            return explain(ready.bundle.reasons, ready.notes, output)
         if stated.require_sandbox:
             require_full_sandbox(ready)
         if stated.keep:
-            output.message(f"bundle: {ready.bundle_dir()}")
+            output.message(f"bundle: {ready.bundle_dir}")
         elif ready.prepared.lasting and not flags.directory:
             record_launch(words, file, fingerprint, ready, output)
         return ready.start(arguments, output)

@@ -142,7 +142,7 @@ def _refuse_pipe(file: str) -> None:
 
 def states_packages(header: Header, flags: Flags) -> bool:
     """`packages = []` is a statement too: this file needs nothing."""
-    stated = header.metadata is not None and "packages" in header.metadata.model_fields_set
+    stated = header.metadata is not None and "packages" in header.metadata.stated
     return stated or bool(flags.packages)
 
 

@@ -9,8 +9,8 @@ from urllib.parse import quote, urlsplit
 from eka.atom import names
 from eka.atom.git_url import LENGTH_LIMIT, parse_git_url, parse_mirror
 from eka.atom.identity import decode_id, git_id
-from eka.atom.shapes import Text
 from eka.atom.version import parse_requirement, parse_version
+from eka.shapes import Text
 from eka_runtime.errors import FormatError
 from eka_runtime.nix.hashes import parse_hash
 

@@ -17,9 +17,9 @@ from eka.atom import fields
 from eka.atom.git_url import mirror_key
 from eka.atom.identity import atom_id
 from eka.atom.places import Path
-from eka.atom.shapes import Choice, Constant, Field, Items, Json, Map, Plain, Problem, Table, table
 from eka.atom.toml_file import Source, read_bytes
 from eka.atom.version import Version
+from eka.shapes import Choice, Constant, Field, Items, Json, Map, Plain, Problem, Table, table
 from eka_runtime.errors import LockError
 
 FILE = "atom.lock"

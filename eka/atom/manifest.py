@@ -25,9 +25,9 @@ from eka.atom.parts import (
     Mirrors,
 )
 from eka.atom.places import Path
-from eka.atom.shapes import Field, Items, Map, Plain, Problem, Table
 from eka.atom.toml_file import SIZE_LIMIT, Source, read_bytes
 from eka.atom.version import Requirement, Version
+from eka.shapes import Field, Items, Map, Plain, Problem, Table
 from eka_runtime.errors import ManifestError
 
 FILE = "atom.toml"

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, cast
 
 from eka.atom.fields import LABEL
 from eka.atom.places import Path
-from eka.atom.shapes import Choice, Json, Problem, dotted, kind, table, wrong_kind
+from eka.shapes import Choice, Json, Problem, dotted, kind, table, wrong_kind
 
 Scalar = str | bool | int | float
 Value = Scalar | tuple[Scalar, ...]

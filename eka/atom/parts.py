@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple, cast
 from eka.atom import fields
 from eka.atom.git_url import mirror_key
 from eka.atom.places import Path
-from eka.atom.shapes import (
+from eka.atom.version import Requirement
+from eka.shapes import (
     Choice,
     Field,
     Items,
@@ -25,7 +26,6 @@ from eka.atom.shapes import (
     dotted,
     table,
 )
-from eka.atom.version import Requirement
 
 
 class ComposeWith(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 from eka.atom.lock import LOCK
 from eka.atom.manifest import MANIFEST
 from eka.atom.set_file import SET_FILE
-from eka.atom.shapes import Json, Table
+from eka.shapes import Json, Table
 
 SPEC = Path(__file__).parents[2] / "spec"
 _SHAPES: dict[str, tuple[str, Table]] = {

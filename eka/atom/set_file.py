@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from eka.atom import fields
 from eka.atom.places import Path
-from eka.atom.shapes import Field, Items, Json, Map, Problem, Table, dotted
 from eka.atom.toml_file import SIZE_LIMIT, Source
+from eka.shapes import Field, Items, Json, Map, Problem, Table, dotted
 from eka_runtime.errors import ManifestError
 
 FILE = "ekala.toml"

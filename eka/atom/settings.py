@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eka.atom import fields
-from eka.atom.shapes import Field, Map, Plain, Table, Text
 from eka.atom.toml_file import SIZE_LIMIT, Source
 from eka.atom.uri import DEFAULT_ALIASES
 from eka.atom.version import Requirement
 from eka.directories import cache_dir, config_dir
+from eka.shapes import Field, Map, Plain, Table, Text
 from eka_runtime.errors import ConfigError
 
 _TEXT = Plain(str, "a string")

@@ -12,7 +12,7 @@ from typing import TypeVar
 import tomli
 
 from eka.atom.places import Path, line_and_column, locate
-from eka.atom.shapes import Problem
+from eka.shapes import Problem
 from eka_runtime.errors import EkaError
 
 T = TypeVar("T")

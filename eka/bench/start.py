@@ -1,10 +1,11 @@
-"""A warm start of eka-run against the runtime alone, and against podman and bubblewrap.
+"""Starts of eka-run against the runtime alone, and against podman and bubblewrap.
 
-All run a shell that exits at once, as the calling user. "crun run" gets the very bundle that eka
-compiled, by hand; podman its rootfs; bwrap equivalent namespaces and mounts. Peers that this host
-lacks, or that do not work on it, are left out. Then the same with a closure of 5 paths and one of
-500, by every view. crun by hand does not start beside hybrid control groups, so these are covered
-for all contenders where the benchmark may.
+All run a shell that exits at once, as the calling user. "first" is a script that was never started
+before, on a host that is known; the peers have no such difference. "crun run" gets the very bundle
+that eka compiled, by hand; podman its rootfs; bwrap equivalent namespaces and mounts. Peers that
+this host lacks, or that do not work on it, are left out. Then the same with a closure of 5 paths
+and one of 500, by every view. crun by hand does not start beside hybrid control groups, so these
+are covered for all contenders where the benchmark may.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 
 from eka.bench.measure import Contender, Result, compare, own, peer, race, usable
@@ -41,13 +43,26 @@ def run(rounds: int = ROUNDS) -> Iterator[Result]:
         bundle = place / "bundle"
         _eka("bundle", "create", "-o", os.fspath(bundle), os.fspath(script))
         warm = Contender("eka-run (warm)", [own("eka-run"), os.fspath(script)])
+        first = Contender("eka-run (first)", (), fresh=_new_scripts(place, path))
         peers = [*_runtimes(place, bundle), *_bwrap(bundle), *_podman(bundle)]
         others, refusals = usable(peers)
-        timings = race([warm, *others], rounds=rounds, warmup=3)
+        timings = race([warm, first, *others], rounds=rounds, warmup=3)
         result = compare("start: a script that exits", timings, [one.name for one in others])
         yield result._replace(left_out=tuple(refusals))
         yield _closures(place, path, rounds)
         os.chdir("/")
+
+
+def _new_scripts(place: Path, package: str) -> Callable[[], tuple[list[str], Mapping[str, str]]]:
+    numbers = count()
+
+    def fresh() -> tuple[list[str], Mapping[str, str]]:
+        script = place / f"new-{next(numbers)}"
+        script.write_text(f"#!/usr/bin/env eka-run\n#!eka-run -p {package}\nexit 0\n")
+        script.chmod(0o755)
+        return [own("eka-run"), os.fspath(script)], os.environ
+
+    return fresh
 
 
 def _cover_hybrid_cgroups() -> None:

@@ -30,4 +30,4 @@ def command(context: Context, asked: Asked, target: str) -> None:
         context.output,
         offline=context.offline,
     ) as (ready, _):
-        explain(ready.bundle.reasons, ready.notes(), context.output)
+        explain(ready.bundle.reasons, ready.notes, context.output)

@@ -11,7 +11,7 @@ from eka.completing import store_paths
 from eka.context import Context
 
 if TYPE_CHECKING:
-    from eka.runs import RunRecord
+    from eka.run_records import RunRecord
 
 
 @click.command(name="log")
@@ -50,7 +50,7 @@ def _show_build(context: Context, target: str) -> None:
 
 def _show_runs(context: Context, limit: int | None) -> None:
     from eka.output import table
-    from eka.runs import read_runs
+    from eka.run_records import read_runs
 
     # A person wants the last ones, a program all.
     default = None if context.json else 20

@@ -66,7 +66,7 @@ def command(
         if require_sandbox:
             require_full_sandbox(ready)
         if keep:
-            context.output.message(f"bundle: {ready.bundle_dir()}")
+            context.output.message(f"bundle: {ready.bundle_dir}")
         elif ready.prepared.lasting and sys.argv[1:2] == ["run"]:
             record_command(sys.argv[1:], ready, context.output)
         os._exit(ready.start(arguments, context.output))

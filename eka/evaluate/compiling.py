@@ -16,7 +16,8 @@ from eka.prepare import Prepared, current_caller
 from eka.record import Dependencies, write_start_record
 from eka_runtime.oci.bundle import Bundle, BundleRequest, Process, ShellFiles, compile_bundle
 from eka_runtime.oci.grants import Grant, Grants
-from eka_runtime.oci.profile import builtin_files, load_profile
+from eka_runtime.oci.profile import load_profile
+from eka_runtime.oci.profile_read import builtin_files
 from eka_runtime.runtime.host import Host
 from eka_runtime.store.store import Store
 from eka_runtime.view.plan import ViewPlan
@@ -35,7 +36,7 @@ def compiled(wanted: Wanted, store: Store, settings: Settings, record: Path) -> 
     pinned = grants._replace(paths=lasting)
     prepared = Prepared(bundle, wanted.closure, pinned, (), (), (), False, "evaluation")
     ready = Ready(prepared, settings._replace(record=False), host, store)
-    launch = ready.launch()
+    launch = ready.launch
     launch["plan"]["terminal"] = False
     # An answer that took more than one try is asked for again, so that what was lifted is noticed.
     if not host.refused:

@@ -118,8 +118,10 @@ def _edited(content: bytes, file: str, change: Change) -> bytes:
 
 def _check(before: Header, after: Header, file: str) -> None:
     """That nothing but the packages is another."""
-    old = before.metadata.model_dump(exclude={"packages"}) if before.metadata else None
-    new = after.metadata.model_dump(exclude={"packages"}) if after.metadata else None
+    old, new = (
+        header.metadata and header.metadata._replace(packages=(), stated=frozenset())
+        for header in (before, after)
+    )
     if after.lines != before.lines or new is None or (old is not None and old != new):
         raise UsageError(
             f"the header of `{file}` cannot be edited without changing more than its packages",

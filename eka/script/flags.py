@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from typing import Any, Final, NamedTuple
 
 from eka.script.stated import VARIABLE, Place, Stated, nearest, quoted
 from eka_runtime.errors import EkaError, UsageError
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
+class Flags(NamedTuple):
     """What flags state; what a header block states has the same shape."""
 
     packages: tuple[Stated[str], ...] = ()
@@ -144,7 +142,7 @@ def combine(*layers: Flags) -> Flags:
     statements about one variable the strongest is kept.
     """
     merged: dict[str, Any] = {}
-    for name in (field.name for field in fields(Flags)):
+    for name in Flags._fields:
         values = [getattr(layer, name) for layer in layers]
         if name in _LISTS:
             merged[name] = tuple(item for value in values for item in value)

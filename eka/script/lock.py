@@ -18,11 +18,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eka.script.stated import quoted
+from eka.shapes import Constant, Field, Items, Json, Path, Plain, Problem, Table, Text, dotted
 from eka_runtime.errors import FormatError, LockError
 from eka_runtime.nix.hashes import NixHash, parse_hash
 from eka_runtime.nix.path import StorePath
@@ -38,38 +37,63 @@ SIZE_LIMIT = 1 << 24
 
 _FAMILY = b'"eka script lock '
 
-Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
-PathText = Annotated[str, Field(pattern=r"^/nix/store/[0-9a-df-np-sv-z]{32}-[A-Za-z0-9+._?=-]+$")]
-NarHashText = Annotated[str, Field(pattern=r"^sha256-[A-Za-z0-9+/]{43}=$")]
+
+def _stated(text: str) -> str:
+    if not text or "\0" in text:
+        raise FormatError("must be a text without null characters")
+    return text
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
+def _content(text: str) -> bytes:
+    found = parse_hash(text)
+    if found.algo != "sha256" or found.sri() != text:
+        raise FormatError("must be a SHA-256 as `sha256-…`")
+    return found.digest
 
 
-class PackageEntry(_Strict):
-    """A package as the script states it, and the store path that it led to."""
+class _Size(Plain[int]):
+    def check(self, value: object, path: Path) -> int:
+        if (size := super().check(value, path)) <= 0:
+            raise Problem(f"`{dotted(path)}` must be more than 0", path)
+        return size
 
-    path: PathText
-    stated: Text
-
-
-class PathEntry(_Strict):
-    """A path of the closure: SHA-256 of its NAR as SRI, and the NAR's size in bytes."""
-
-    narHash: NarHashText  # as in the JSON of Nix
-    narSize: Annotated[int, Field(gt=0)]
-    path: PathText
+    def schema(self) -> Json:
+        return {**super().schema(), "exclusiveMinimum": 0}
 
 
-class LockFile(_Strict):
-    """What `eka lock FILE` writes: exactly one of `packages` and `mentioned` is there."""
-
-    closure: tuple[PathEntry, ...]
-    format: Literal["eka script lock 1"]
-    interpreter: Text | None = None
-    mentioned: tuple[PathText, ...] | None = None
-    packages: tuple[PackageEntry, ...] | None = None
+_TEXT = Text(_stated, "a string", pattern=r"^[^\x00]+$")
+_PATH = Text(
+    StorePath.parse,
+    "a store path",
+    pattern=r"^/nix/store/[0-9a-df-np-sv-z]{32}-[A-Za-z0-9+._?=-]+$",
+)
+_PACKAGE = Table(
+    {
+        "path": Field(_PATH, "The store path that it led to.", required=True),
+        "stated": Field(_TEXT, "A package as the script states it.", required=True),
+    }
+)
+_ENTRY = Table(
+    {
+        "narHash": Field(
+            Text(_content, "a SHA-256 as SRI", pattern=r"^sha256-[A-Za-z0-9+/]{43}=$"),
+            "SHA-256 of its NAR as SRI, as in the JSON of Nix.",
+            required=True,
+        ),
+        "narSize": Field(_Size(int, "an integer"), "Its NAR's size in bytes.", required=True),
+        "path": Field(_PATH, "A path of the closure.", required=True),
+    }
+)
+LOCK_FILE = Table(
+    {
+        "closure": Field(Items(_ENTRY, "an array"), "All that the script needs.", required=True),
+        "format": Field(Constant(FORMAT), "", required=True),
+        "interpreter": Field(_TEXT, "As the script states it."),
+        "mentioned": Field(Items(_PATH, "an array"), "Store paths in the script's text."),
+        "packages": Field(Items(_PACKAGE, "an array"), "Instead of `mentioned`: what it states."),
+    }
+)
+"""What `eka lock FILE` writes: exactly one of `packages` and `mentioned` is there."""
 
 
 class Content(NamedTuple):
@@ -132,13 +156,8 @@ def parse_lock(data: bytes, file: str) -> Lock:
         raise LockError(f"`{file}` is malformed: not JSON: {error}") from None
     _check_format(plain, file)
     try:
-        # JSON has no tuples, so strictness about them has to be left to the JSON mode.
-        return _from_model(LockFile.model_validate_json(data))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise LockError(f"`{file}` is malformed: {where}: {first['msg'].lower()}") from None
-    except FormatError as error:
+        return _from_data(LOCK_FILE.check(plain, ()))
+    except (Problem, FormatError) as error:
         raise LockError(f"`{file}` is malformed: {error}") from None
 
 
@@ -154,20 +173,17 @@ def _check_format(plain: object, file: str) -> None:
     raise LockError(f"`{file}` is malformed: not a lock of a script")
 
 
-def _from_model(model: LockFile) -> Lock:
-    if (model.packages is None) == (model.mentioned is None):
+def _from_data(data: dict[str, Any]) -> Lock:
+    if ("packages" in data) == ("mentioned" in data):
         raise FormatError("exactly one of `packages` and `mentioned` must be there")
     closure = {
-        StorePath.parse(entry.path): Content(parse_hash(entry.narHash).digest, entry.narSize)
-        for entry in model.closure
+        entry["path"]: Content(entry["narHash"], entry["narSize"]) for entry in data["closure"]
     }
-    packages, mentioned = None, None
-    if model.packages is not None:
-        packages = tuple((item.stated, StorePath.parse(item.path)) for item in model.packages)
-    if model.mentioned is not None:
-        mentioned = tuple(map(StorePath.parse, model.mentioned))
-    lock = Lock(model.interpreter, packages, mentioned, closure)
-    _check_complete(lock.roots(), closure, len(model.closure))
+    packages = None
+    if "packages" in data:
+        packages = tuple((item["stated"], item["path"]) for item in data["packages"])
+    lock = Lock(data.get("interpreter"), packages, data.get("mentioned"), closure)
+    _check_complete(lock.roots(), closure, len(data["closure"]))
     return lock
 
 

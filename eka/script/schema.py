@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel
-
-from eka.runs import RunRecord
-from eka.script.lock import LockFile
-from eka.script.metadata import ScriptMetadata
+from eka.run_records import RunRecord
+from eka.script import metadata
+from eka.script.lock import LOCK_FILE
 
 SPEC = Path(__file__).parents[2] / "spec"
-_MODELS: dict[str, type[BaseModel]] = {
-    "script-header.schema.json": ScriptMetadata,
-    "script-lock.schema.json": LockFile,
-    "run-record.schema.json": RunRecord,
-}
 
 
 def schemas() -> dict[str, str]:
     """The contents of each schema file by name."""
-    return {name: _render(model) for name, model in _MODELS.items()}
+    made = {
+        "script-header": metadata.schema(),
+        "script-lock": {"title": "lock of a script", **LOCK_FILE.schema()},
+        "run-record": RunRecord.model_json_schema(),
+    }
+    return {f"{name}.schema.json": _render(schema) for name, schema in made.items()}
 
 
-def _render(model: type[BaseModel]) -> str:
-    schema = model.model_json_schema()
+def _render(schema: dict[str, Any]) -> str:
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 

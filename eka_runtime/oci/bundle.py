@@ -15,10 +15,9 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from eka_runtime.errors import EkaError, SpecError, UsageError
 from eka_runtime.oci import limits
@@ -32,7 +31,7 @@ from eka_runtime.oci.rootfs import Rootfs, RootfsEntry, holds_entries, write_ent
 from eka_runtime.oci.seccomp import compile_filter, filter_reasons
 from eka_runtime.oci.spec import Capabilities, Rlimit, Root, Spec, User
 from eka_runtime.oci.spec import Process as SpecProcess
-from eka_runtime.oci.spec_linux import IDMapping, Linux, Namespace
+from eka_runtime.oci.spec_linux import IDMapping, Linux, Namespace, NamespaceType
 
 if TYPE_CHECKING:
     from eka_runtime.nix.path import StorePath
@@ -124,8 +123,7 @@ class BundleRequest(NamedTuple):
     base: Base | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(NamedTuple):
     """`rootfs` has parents before children; `passed` are variables the launcher adds."""
 
     spec: Spec
@@ -135,7 +133,7 @@ class Bundle:
 
     def digest(self) -> str:
         """BLAKE3 of what runs: config.json and the list of the rootfs. Reasons do not count."""
-        return bundle_digest(self.spec, self.rootfs)
+        return bundle_digest(self.spec.to_json(), self.rootfs)
 
 
 def compile_bundle(request: BundleRequest) -> Bundle:
@@ -239,7 +237,7 @@ def _linux(profile: Profile, mappings: list[tuple[int, int]], network: str | Non
     uids, gids = ((IDMapping(containerID=a, hostID=b, size=1),) for a, b in mappings)
     kinds = [kind for kind in sorted(profile.namespaces) if kind != "network" or not network]
     return Linux(
-        namespaces=tuple(Namespace.model_validate({"type": kind}) for kind in kinds),
+        namespaces=tuple(Namespace(type=cast("NamespaceType", kind)) for kind in kinds),
         uidMappings=uids,
         gidMappings=gids,
         maskedPaths=profile.masked_paths,
@@ -447,6 +445,8 @@ def _fill(bundle: Bundle, fresh: Path) -> None:
         directory.mkdir()
         directory.chmod(0o755)
     write_entries(fresh / "rootfs", bundle.rootfs)
-    record = make_record(bundle.digest(), bundle.rootfs, bundle.reasons, bundle.passed)
+    config = bundle.spec.to_json()
+    digest = bundle_digest(config, bundle.rootfs)
+    record = make_record(digest, bundle.rootfs, bundle.reasons, bundle.passed)
     (fresh / RECORD).write_bytes(record.to_json())
-    (fresh / "config.json").write_bytes(bundle.spec.to_json())
+    (fresh / "config.json").write_bytes(config)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from eka_runtime.oci.spec import Capabilities, Hooks, Mount, Process, Spec
-from eka_runtime.oci.spec_base import Problem, Strings
+from eka_runtime.oci.spec_base import Problem
 from eka_runtime.oci.spec_linux import IDMapping, Linux
 
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(?:[-+][0-9A-Za-z.+-]+)?\Z")
@@ -81,8 +81,8 @@ def _capabilities(process: Process) -> Iterator[Problem]:
     sets = process.capabilities
     if sets is None:
         return
-    for key in Capabilities.model_fields:
-        names: Strings | None = getattr(sets, key)
+    for key in Capabilities.field_names:
+        names: tuple[str, ...] | None = getattr(sets, key)
         for number, name in enumerate(names or ()):
             if not name.startswith("CAP_"):
                 yield Problem(f".process.capabilities.{key}[{number}]", "must begin with CAP_")
@@ -167,7 +167,7 @@ def _overlaps(place: str, mappings: Iterable[IDMapping]) -> Iterator[Problem]:
 
 
 def _hooks(spec: Spec) -> Iterator[Problem]:
-    for key in Hooks.model_fields if spec.hooks else ():
+    for key in Hooks.field_names if spec.hooks else ():
         for number, hook in enumerate(getattr(spec.hooks, key) or ()):
             yield from _absolute(f".hooks.{key}[{number}].path", hook.path)
 

@@ -97,7 +97,7 @@ def _of_process(process: Process) -> list[Reason]:
         found.append(Reason("env", name, FOREIGN, value))
     for limit in process.rlimits or ():
         found.append(Reason("limit", limit.type, FOREIGN, f"{limit.soft} to {limit.hard}"))
-    sets = [getattr(process.capabilities, key, None) for key in Capabilities.model_fields]
+    sets = [getattr(process.capabilities, key, None) for key in Capabilities.field_names]
     granted = sorted({name for names in sets for name in names or ()})
     found.append(Reason("capabilities", "all sets", FOREIGN, ", ".join(granted) or "none"))
     return found

@@ -1,31 +1,22 @@
-"""Loads sandbox profiles: finds the file, checks it, resolves `extends`, remembers who said what.
+"""Loads sandbox profiles: resolves `extends`, remembers who said what.
 
 Built-in profiles are data files shipped beside the code; a user's own is named by its path.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
-
-import tomli
-from pydantic import ValidationError
 
 from eka_runtime.errors import ProfileError
 from eka_runtime.oci.limits import LimitGrant, parse_limit
-from eka_runtime.oci.profile_file import MountTable, ProfileFile
-from eka_runtime.oci.spec_base import describe_errors
+from eka_runtime.oci.profile_read import find_profile, read_filter, read_profile
 from eka_runtime.oci.spec_seccomp import Seccomp
 
-MAX_SIZE = 256 * 1024
 MAX_DEPTH = 8
 
-_HERE = Path(__file__).parent
-_PLACES = (_HERE.parent / "_data" / "bundles", _HERE.parent.parent / "bundles")
-_NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
 _SCALARS = (
     "description",
     "hostname",
@@ -84,8 +75,7 @@ class Limit(NamedTuple):
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(NamedTuple):
     """A resolved profile. `origins` says which profile stated each single-valued key."""
 
     name: str
@@ -109,7 +99,7 @@ class Profile:
     seccomp: Seccomp | None = None
     nesting: tuple[str, ...] = ()
     base: str | None = None
-    origins: dict[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = MappingProxyType({})
 
     def origin(self, key: str) -> str:
         return self.origins.get(key, "default")
@@ -130,141 +120,73 @@ def load_profile(name: str) -> Profile:
     return _load(name, ())
 
 
-def builtin_files() -> tuple[Path, ...]:
-    """All that built-in profiles are made of."""
-    place = next(place for place in _PLACES if place.is_dir())
-    return tuple(sorted(place.iterdir()))
-
-
 def _load(name: str, above: tuple[Path, ...]) -> Profile:
-    file = _find(name)
+    file = find_profile(name)
     if file in above or len(above) >= MAX_DEPTH:
         raise ProfileError(f"`{above[-1]}`: `extends` goes in a circle or too deep")
-    stated = _read(file)
-    base = _load(stated.extends, (*above, file)) if stated.extends else Profile(name)
+    stated = read_profile(file)
+    base = _load(stated["extends"], (*above, file)) if stated.get("extends") else Profile(name)
     profile = _extend(base, stated, name)
-    if stated.seccomp is not None:
-        origins = profile.origins | {"seccomp": f"profile {name}"}
-        profile = replace(profile, seccomp=_filter(file, stated.seccomp), origins=origins)
+    if (filter_ := stated.get("seccomp")) is not None:
+        origins = {**profile.origins, "seccomp": f"profile {name}"}
+        seccomp = None if filter_ == "none" else read_filter(file.parent / filter_)
+        profile = profile._replace(seccomp=seccomp, origins=origins)
     if not above:
         _check(profile, file)
     return profile
 
 
-def _find(name: str) -> Path:
-    if "/" in name:
-        return Path(name)
-    if _NAME.match(name):
-        for place in _PLACES:
-            file = place / f"{name}.toml"
-            if file.is_file():
-                return file
-    known = sorted({file.stem for place in _PLACES for file in place.glob("*.toml")})
-    raise ProfileError(
-        f"there is no profile `{name}`",
-        hint=f"use one of {', '.join(known)}, or the path of a file such as `./mine.toml`",
-    )
-
-
-def _read(file: Path) -> ProfileFile:
-    text = _text(file)
-    try:
-        return ProfileFile.model_validate(tomli.loads(text))
-    except tomli.TOMLDecodeError as error:
-        raise ProfileError(f"`{file}` is not valid TOML: {error}") from error
-    except RecursionError as error:
-        raise ProfileError(f"`{file}` is nested too deeply") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        line = _line(text, first["loc"])
-        problem = describe_errors([first])[0]
-        raise ProfileError(f"`{file}`{f', line {line}' if line else ''}: {problem}") from None
-
-
-def _filter(profile: Path, name: str) -> Seccomp | None:
-    if name == "none":
-        return None
-    file = profile.parent / name
-    try:
-        return Seccomp.model_validate_json(_text(file))
-    except ValidationError as error:
-        problem = describe_errors(error.errors(include_url=False))[0]
-        raise ProfileError(f"`{file}`: {problem}") from None
-
-
-def _text(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(MAX_SIZE + 1)
-    except OSError as error:
-        raise ProfileError(f"cannot read the profile `{file}`: {error.strerror}") from error
-    if len(data) > MAX_SIZE:
-        raise ProfileError(f"the profile `{file}` is larger than {MAX_SIZE // 1024} KiB")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ProfileError(f"the profile `{file}` is not UTF-8: {error}") from error
-
-
-def _line(text: str, place: Iterable[str | int]) -> int | None:
-    """The line a value is stated on, found by its keys; the nearest that is found."""
-    start, pattern = 0, ""
-    for part in place:
-        if isinstance(part, str):
-            key = rf"""["']?{re.escape(part)}["']?"""
-            pattern = rf"^[ \t]*(?:\[+(?:[\w-]+\.)?{key}\]+|(?:[\w-]+\.)?{key}[ \t]*=)"
-        for _ in range(part if isinstance(part, int) else 1):
-            match = re.compile(pattern, re.MULTILINE).search(text, start)
-            start = match.end() if match else start
-    return text.count("\n", 0, start) + 1 if start else None
-
-
-def _extend(base: Profile, stated: ProfileFile, name: str) -> Profile:
+def _extend(base: Profile, stated: Mapping[str, Any], name: str) -> Profile:
+    """`stated` is as `profile_file.py` describes it."""
     origin = f"profile {name}"
     changes: dict[str, Any] = {"name": name, "origins": dict(base.origins)}
     for key in _SCALARS:
-        if key in stated.model_fields_set:
-            value = getattr(stated, key)
+        if (value := stated.get(key.replace("_", "-"))) is not None:
             changes[key] = tuple(sorted(value)) if isinstance(value, list) else value
             changes["origins"][key] = origin
-    if stated.base is not None:
-        changes["base"] = stated.base.path
+    if "base" in stated:
+        changes["base"] = stated["base"]["path"]
         changes["origins"]["base"] = origin
-    environment = stated.environment
-    changes["mounts"] = _merge(base.mounts, (_mount(table, origin) for table in stated.mounts))
-    changes["environment"] = _merge(base.environment, _defaults(environment.set, origin))
-    changes["files"] = _merge(base.files, _defaults(stated.files, origin))
-    passed = [Passed(variable, True, origin) for variable in environment.pass_on_terminal]
-    passed += [Passed(variable, False, origin) for variable in environment.pass_]
-    changes["passed"] = _merge(base.passed, passed)
-    changes["network_files"] = _merge(
-        base.network_files,
-        (NetworkFile(path, tuple(files), origin) for path, files in stated.network_files.items()),
-    )
-    changes["rlimits"] = _merge(
-        base.rlimits,
-        (Limit(limit.type, limit.soft, limit.hard, origin) for limit in stated.rlimits),
-    )
-    stated_limits = [parse_limit(text, origin) for text in stated.limits]
-    changes["limits"] = _merge(base.limits, stated_limits)
-    return replace(base, **changes)
+    environment = stated.get("environment", {})
+    lists: dict[str, Iterable[Any]] = {
+        "mounts": [_mount(table, origin) for table in stated.get("mounts", ())],
+        "environment": _defaults(environment.get("set", {}), origin),
+        "files": _defaults(stated.get("files", {}), origin),
+        "passed": _passed(environment, origin),
+        "network_files": [
+            NetworkFile(path, tuple(files), origin)
+            for path, files in stated.get("network-files", {}).items()
+        ],
+        "rlimits": [
+            Limit(limit["type"], limit["soft"], limit["hard"], origin)
+            for limit in stated.get("rlimits", ())
+        ],
+        "limits": [parse_limit(text, origin) for text in stated.get("limits", ())],
+    }
+    changes |= {key: _merge(getattr(base, key), items) for key, items in lists.items()}
+    return base._replace(**changes)
 
 
-def _mount(table: MountTable, origin: str) -> ProfileMount:
+def _mount(table: Mapping[str, Any], origin: str) -> ProfileMount:
     return ProfileMount(
-        table.destination,
-        table.type,
-        table.source,
-        tuple(table.options),
-        table.kind == "directory",
-        table.optional,
-        table.why,
+        table["destination"],
+        table["type"],
+        table["source"],
+        tuple(table.get("options", ())),
+        table.get("kind", "directory") == "directory",
+        table.get("optional", False),
+        table["why"],
         origin,
     )
 
 
-def _defaults(values: dict[str, str], origin: str) -> list[Default]:
+def _defaults(values: Mapping[str, str], origin: str) -> list[Default]:
     return [Default(name, text, origin) for name, text in values.items()]
+
+
+def _passed(environment: Mapping[str, Any], origin: str) -> list[Passed]:
+    on_terminal = [Passed(name, True, origin) for name in environment.get("pass-on-terminal", ())]
+    return on_terminal + [Passed(name, False, origin) for name in environment.get("pass", ())]
 
 
 def _merge(base: Iterable[_Item], stated: Iterable[_Item]) -> tuple[_Item, ...]:

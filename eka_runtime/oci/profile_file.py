@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from eka_runtime.oci.spec_base import UInt64
+from eka_runtime.oci.judge import RlimitType, UInt64
 from eka_runtime.oci.spec_linux import NamespaceType
 
 MAX_FILE = 64 * 1024
@@ -101,7 +101,7 @@ class MountTable(Table):
 
 
 class RlimitTable(Table):
-    type: Annotated[str, Field(pattern=r"^RLIMIT_[A-Z]+$")]
+    type: RlimitType
     soft: UInt64
     hard: UInt64
 

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 import blake3
-from pydantic import ValidationError
 
 from eka_runtime.errors import SpecError
 from eka_runtime.oci.explain import Reason, reasons_of_spec
 from eka_runtime.oci.profile import Passed
 from eka_runtime.oci.rootfs import RootfsEntry
-from eka_runtime.oci.spec import MAX_SIZE, Spec, load_spec
-from eka_runtime.oci.spec_base import Model, canonical_json, describe_errors
+from eka_runtime.oci.spec import MAX_SIZE, load_spec
+from eka_runtime.oci.spec_base import InvalidSpec, Model, canonical_json
 
 RECORD = "eka.json"
 
@@ -91,11 +90,12 @@ def load_record(bundle: Path) -> BundleRecord | None:
         raise SpecError(f"cannot read `{file}`: {error.strerror}") from error
     if len(data) > MAX_SIZE:
         raise SpecError(f"`{file}` is larger than {MAX_SIZE // 2**20} MiB")
+    from eka_runtime.oci.judge import judge
+
     try:
-        return BundleRecord.model_validate_json(data)
-    except ValidationError as error:
-        problem = describe_errors(error.errors(include_url=False))[0]
-        raise SpecError(f"`{file}`: {problem}") from None
+        return judge(BundleRecord, data)
+    except InvalidSpec as error:
+        raise SpecError(f"`{file}`: {error.problems[0]}") from None
 
 
 def load_reasons(place: Path) -> tuple[Reason, ...]:
@@ -104,15 +104,15 @@ def load_reasons(place: Path) -> tuple[Reason, ...]:
     Where there is no record, or config.json was edited since, the reasons are what it says itself.
     """
     spec, record = load_spec(place), load_record(place)
-    if record is None or record.digest != bundle_digest(spec, record.entries()):
+    if record is None or record.digest != bundle_digest(spec.to_json(), record.entries()):
         return reasons_of_spec(spec)
     return tuple(Reason(one.kind, one.subject, one.origin, one.detail) for one in record.reasons)
 
 
-def bundle_digest(spec: Spec, rootfs: Iterable[RootfsEntry]) -> str:
+def bundle_digest(config: bytes, rootfs: Iterable[RootfsEntry]) -> str:
     """BLAKE3 of what runs: config.json in canonical form and the list of the rootfs."""
     listing = canonical_json([entry._asdict() for entry in rootfs])
-    return blake3_text(spec.to_json() + b"\0" + listing)
+    return blake3_text(config + b"\0" + listing)
 
 
 def blake3_text(data: bytes) -> str:

@@ -13,16 +13,20 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
+from eka_runtime.oci.judge import strict
 from eka_runtime.oci.profile_file import ProfileFile
 from eka_runtime.oci.record import BundleRecord, ReasonRecord
 from eka_runtime.oci.spec import Spec
 from eka_runtime.oci.spec_base import canonical_json
 
 _SCHEMAS: Mapping[str, tuple[type[BaseModel], str]] = {
-    "oci-runtime.schema.json": (Spec, "config.json of an OCI bundle (runtime-spec 1.2, Linux)"),
+    "oci-runtime.schema.json": (
+        strict(Spec),
+        "config.json of an OCI bundle (runtime-spec 1.2, Linux)",
+    ),
     "profile.schema.json": (ProfileFile, "a sandbox profile, bundles/<name>.toml"),
-    "bundle-record.schema.json": (BundleRecord, "eka.json of a bundle"),
-    "explain.schema.json": (ReasonRecord, "one line of `eka explain --json`"),
+    "bundle-record.schema.json": (strict(BundleRecord), "eka.json of a bundle"),
+    "explain.schema.json": (strict(ReasonRecord), "one line of `eka explain --json`"),
 }
 
 

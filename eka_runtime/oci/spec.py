@@ -9,30 +9,28 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-
-from pydantic import Field, ValidationError
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from eka_runtime.errors import SpecError
-from eka_runtime.oci.spec_base import (
-    Int32,
-    InvalidSpec,
-    Model,
-    Opt,
-    Problem,
-    StringMap,
-    Strings,
-    UInt32,
-    UInt64,
-    canonical_json,
-    describe_errors,
-)
+from eka_runtime.oci.spec_base import InvalidSpec, Model, Problem, canonical_json
 from eka_runtime.oci.spec_linux import IDMapping, Linux
+
+if TYPE_CHECKING:
+    from eka_runtime.oci.judge import (
+        CpuList,
+        Int32,
+        Opt,
+        RlimitType,
+        Seconds,
+        StringMap,
+        Strings,
+        UInt32,
+        UInt64,
+    )
 
 MAX_SIZE = 16 * 1024 * 1024
 """Bytes of config.json we are willing to read; a bundle of 10 000 binds has 3 MB."""
 
-CpuList = Annotated[str, Field(pattern=r"^[0-9, -]*$")]
 SchedulerPolicy = Literal[
     "SCHED_OTHER",
     "SCHED_FIFO",
@@ -89,9 +87,7 @@ class Capabilities(Model):
 
 
 class IOPriority(Model):
-    class_: Annotated[
-        Literal["IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"], Field(alias="class")
-    ]
+    class_: Literal["IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"]
     priority: Opt[Int32] = None
 
 
@@ -106,7 +102,7 @@ class Scheduler(Model):
 
 
 class Rlimit(Model):
-    type: Annotated[str, Field(pattern=r"^RLIMIT_[A-Z]+$")]
+    type: RlimitType
     soft: UInt64
     hard: UInt64
 
@@ -139,7 +135,7 @@ class Hook(Model):
     path: str
     args: Opt[Strings] = None
     env: Opt[Strings] = None
-    timeout: Opt[Annotated[int, Field(ge=1)]] = None
+    timeout: Opt[Seconds] = None
 
 
 class Hooks(Model):
@@ -173,10 +169,9 @@ class Spec(Model):
     def from_json(cls, data: bytes | str) -> Self:
         """Raises InvalidSpec (a SpecError) that lists every problem with its JSON path."""
         _refuse_duplicate_keys(data)
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            raise InvalidSpec(describe_errors(error.errors(include_url=False))) from None
+        from eka_runtime.oci.judge import judge
+
+        return judge(cls, data)
 
     def to_json(self) -> bytes:
         return canonical_json(self.to_data())

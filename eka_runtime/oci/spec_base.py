@@ -1,9 +1,9 @@
-"""What every model of the OCI runtime-spec shares: strict types, kept unknown fields, JSON paths.
+"""What every model of the OCI runtime-spec shares: plain immutable values, kept unknown fields.
 
-Field names are exactly those of config.json. The source is the JSON Schema published with
-runtime-spec 1.2 (`schema/config-schema.json` and its parts). Constraint: a document that the
-official schema accepts comes back unchanged; one it refuses is refused here with the place of the
-mistake. Rules beyond the schema are `check.py`'s.
+Field names are exactly those of config.json, with an underscore behind a word of Python's. Reading
+a document that somebody wrote checks every value (`judge.py`, by pydantic); making one here does
+not, since types are checked before it runs, and since pydantic takes longer to be imported than a
+sandbox takes to start. Rules beyond the schema are `check.py`'s.
 """
 
 from __future__ import annotations
@@ -11,52 +11,84 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, TypeAlias, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, Self, dataclass_transform
 
 from eka_runtime.errors import SpecError
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
-    T = TypeVar("T")
-    Opt: TypeAlias = T | None
-else:
-
-    class Opt:
-        """`Opt[T]` is T: a JSON null is not "absent", so pydantic must not see the None."""
-
-        def __class_getitem__(cls, item: object) -> object:
-            return item
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
 
 
-UInt16 = Annotated[int, Field(ge=0, le=2**16 - 1)]
-UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
-UInt64 = Annotated[int, Field(ge=0, le=2**64 - 1)]
-Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
-Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-FileMode = Annotated[int, Field(ge=0, le=0o777)]
-Strings = tuple[str, ...]
-StringMap = dict[str, str]
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Model:
+    """Immutable; sequences are tuples. Unknown fields of a document are written back.
 
+    A field that was never set is absent from the JSON, and reads as None.
+    """
 
-class Model(BaseModel):
-    """Immutable; sequences are tuples. Unknown fields are in `model_extra` and are written back."""
+    field_names: ClassVar[tuple[str, ...]] = ()
+    _needed: ClassVar[frozenset[str]] = frozenset()
+    _unknown: Mapping[str, Any]
 
-    # Building the validators of all models costs 30 ms; deferred, only those used are built.
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, defer_build=True)
+    def __init_subclass__(cls) -> None:
+        own = tuple(vars(cls).get("__annotations__", ()))
+        cls.field_names = (*cls.field_names, *own)
+        cls._needed = cls._needed | {name for name in own if name not in vars(cls)}
+
+    def __init__(self, **fields: Any) -> None:
+        # JSON's null is a value; None is our way to leave a field out.
+        fields = {name: value for name, value in fields.items() if value is not None}
+        known = fields.keys() & self.field_names
+        if len(known) != len(fields) or not self._needed <= known:
+            wrong = sorted((fields.keys() - known) | (self._needed - known))
+            raise TypeError(f"{type(self).__name__}: unknown or missing: {', '.join(wrong)}")
+        vars(self).update(fields, _unknown={})
+
+    @classmethod
+    def of_document(cls, fields: Mapping[str, Any], unknown: Mapping[str, Any]) -> Self:
+        """Of fields that were checked already."""
+        made = cls(**fields)
+        vars(made)["_unknown"] = unknown
+        return made
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__} cannot be changed")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in self._set().items())
+        return f"{type(self).__name__}({fields})"
 
     def replace(self, **changes: object) -> Self:
-        """A copy with fields changed, not validated again; None removes a field."""
-        copy = self.model_copy(update=changes)
-        gone = {name for name, value in changes.items() if value is None}
-        copy.__pydantic_fields_set__.difference_update(gone)
-        return copy
+        """A copy with fields changed, not checked again; None removes a field."""
+        return self.of_document(self._set() | changes, self._unknown)
 
     def to_data(self) -> dict[str, Any]:
         """Plain JSON data; fields that were never set are absent."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        fields = {name.rstrip("_"): _plain(value) for name, value in self._set().items()}
+        return {**fields, **self._unknown}
+
+    def _set(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_unknown"}
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from eka_runtime.oci.judge import core_schema_of
+
+        return core_schema_of(cls, handler)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Model):
+        return value.to_data()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
 
 
 class Problem(NamedTuple):
@@ -97,8 +129,6 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 def json_path(place: Iterable[str | int]) -> str:
     parts = []
     for part in place:
-        if part == "[key]":
-            continue  # pydantic's way to say that the key itself is wrong
         if isinstance(part, int):
             parts.append(f"[{part}]")
         elif _PLAIN_KEY.match(part):
@@ -106,44 +136,3 @@ def json_path(place: Iterable[str | int]) -> str:
         else:
             parts.append(f"[{json.dumps(part, ensure_ascii=False)}]")
     return "".join(parts)
-
-
-_EXPECTED = {
-    "string_type": "string",
-    "int_type": "integer",
-    "bool_type": "boolean",
-    "tuple_type": "array",
-    "list_type": "array",
-    "dict_type": "object",
-    "model_type": "object",
-    "model_attributes_type": "object",
-}
-
-
-def describe_errors(errors: Iterable[ErrorDetails]) -> list[Problem]:
-    """pydantic's findings in our words."""
-    return [Problem(json_path(error["loc"]), _describe(error)) for error in errors]
-
-
-def _describe(error: ErrorDetails) -> str:
-    kind, context = error["type"], error.get("ctx", {})
-    if kind in _EXPECTED:
-        return f"expected {_EXPECTED[kind]}, got {_json_type(error['input'])}"
-    bounds = {"greater_than_equal": ("ge", "at least"), "less_than_equal": ("le", "at most")}
-    if kind in bounds:
-        key, words = bounds[kind]
-        return f"must be {words} {context[key]}"
-    if kind == "literal_error":
-        return f"expected {context['expected']}"
-    if kind == "string_pattern_mismatch":
-        return f"must match `{context['pattern']}`"
-    fixed = {"missing": "required field is missing", "extra_forbidden": "unknown key"}
-    message = fixed.get(kind) or error["msg"].removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]
-
-
-def _json_type(value: object) -> str:
-    if value is None:
-        return "null"
-    names: Mapping[type, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}
-    return names.get(type(value), "object" if isinstance(value, Mapping) else "array")

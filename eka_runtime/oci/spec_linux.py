@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
-
-from eka_runtime.oci.spec_base import (
-    FileMode,
-    Int64,
-    Model,
-    Opt,
-    StringMap,
-    Strings,
-    UInt32,
-)
+from eka_runtime.oci.spec_base import Model
 from eka_runtime.oci.spec_resources import Resources
 from eka_runtime.oci.spec_seccomp import Seccomp
+
+if TYPE_CHECKING:
+    from eka_runtime.oci.judge import (
+        DeviceType,
+        FileMode,
+        Int64,
+        MemoryBandwidth,
+        Opt,
+        StringMap,
+        Strings,
+        UInt32,
+    )
 
 NamespaceType = Literal["mount", "pid", "network", "uts", "ipc", "user", "cgroup", "time"]
 MemoryPolicyMode = Literal[
@@ -43,7 +45,7 @@ class Namespace(Model):
 
 
 class Device(Model):
-    type: Annotated[str, Field(pattern=r"^[cbup]$")]
+    type: DeviceType
     path: str
     fileMode: Opt[FileMode] = None
     major: Opt[Int64] = None
@@ -60,7 +62,7 @@ class IntelRdt(Model):
     closID: Opt[str] = None
     schemata: Opt[Strings] = None
     l3CacheSchema: Opt[str] = None
-    memBwSchema: Opt[Annotated[str, Field(pattern=r"^MB:[^\n]*$")]] = None
+    memBwSchema: Opt[MemoryBandwidth] = None
     enableMonitoring: Opt[bool] = None
 
 

@@ -5,21 +5,12 @@ eka's own bundles set none (rootless runtimes cannot apply them); other people's
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import Field
+from eka_runtime.oci.spec_base import Model
 
-from eka_runtime.oci.spec_base import (
-    Int64,
-    Model,
-    Opt,
-    StringMap,
-    UInt16,
-    UInt32,
-    UInt64,
-)
-
-PageSize = Annotated[str, Field(pattern=r"^[1-9][0-9]*[KMG]B$")]
+if TYPE_CHECKING:
+    from eka_runtime.oci.judge import Int64, Opt, PageSize, StringMap, UInt16, UInt32, UInt64
 
 
 class DeviceCgroup(Model):

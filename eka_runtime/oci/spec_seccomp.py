@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from eka_runtime.oci.spec_base import Model
 
-from eka_runtime.oci.spec_base import Model, Opt, Strings, UInt32, UInt64
+if TYPE_CHECKING:
+    from eka_runtime.oci.judge import Opt, SomeStrings, UInt32, UInt64
 
 SeccompAction = Literal[
     "SCMP_ACT_KILL",
@@ -69,7 +71,7 @@ class SyscallArg(Model):
 
 
 class Syscall(Model):
-    names: Annotated[Strings, Field(min_length=1)]
+    names: SomeStrings
     action: SeccompAction
     errnoRet: Opt[UInt32] = None
     args: Opt[tuple[SyscallArg, ...]] = None
@@ -83,3 +85,16 @@ class Seccomp(Model):
     listenerMetadata: Opt[str] = None
     architectures: Opt[tuple[SeccompArch, ...]] = None
     syscalls: Opt[tuple[Syscall, ...]] = None
+
+    @classmethod
+    def shipped(cls, data: Mapping[str, Any]) -> Self:
+        """Of a filter that comes with eka, which needs no judge."""
+        rules = [
+            Syscall(**{**rule, "names": tuple(rule["names"]), **_conditions(rule)})
+            for rule in data["syscalls"]
+        ]
+        return cls(**{**data, "syscalls": tuple(rules)})
+
+
+def _conditions(rule: Mapping[str, Any]) -> dict[str, tuple[SyscallArg, ...]]:
+    return {"args": tuple(SyscallArg(**arg) for arg in rule["args"])} if "args" in rule else {}

@@ -210,10 +210,10 @@ ALLOWED = {
 
 
 def imported(
-    world: World, *words: str, cwd: Path, env: Mapping[str, str] | None = None
+    world: World, *words: str, cwd: Path, env: Mapping[str, str] | None = None, mode: str = "-ISE"
 ) -> set[str]:
     python = str(world.bin / "python3")
-    done = world.run(python, "-ISE", "-X", "importtime", *words, cwd=cwd, env=dict(env or {}))
+    done = world.run(python, mode, "-X", "importtime", *words, cwd=cwd, env=dict(env or {}))
     assert done.status == 0, done.err.decode()
     lines = [line for line in done.err.decode().splitlines() if line.startswith("import time:")]
     return {line.rpartition("|")[2].strip() for line in lines[1:]}
@@ -227,6 +227,18 @@ def test_a_warm_start_imports_only_what_is_pinned(world: World, recorded: Path, 
     warm = imported(world, "-c", code, str(site), str(recorded), "a", cwd=box)
     assert "eka.warm" in warm
     assert warm - bare <= ALLOWED
+
+
+def test_a_first_start_imports_nothing_that_takes_longer_than_a_sandbox(
+    world: World, box: Path
+) -> None:
+    """pydantic alone took as long as all the rest; dataclasses import inspect, and that ast."""
+    world.run(world.script(box, "true", name="before"), cwd=box)  # the host is known from now on
+    script = world.script(box, "true")
+    found = imported(world, "-m", "eka.run", os.fspath(script), cwd=box, mode="-P")
+    assert "eka_runtime.oci.bundle" in found
+    heavy = {"pydantic", "dataclasses", "inspect", "platform", "click", "rich", "urllib3"}
+    assert found & heavy == set()
 
 
 def test_what_is_not_granted_is_said_at_every_start(world: World, box: Path) -> None:

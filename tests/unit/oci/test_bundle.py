@@ -15,10 +15,10 @@ from eka_runtime.oci.bundle import Bundle, Caller, Process, ShellFiles, compile_
 from eka_runtime.oci.check import check
 from eka_runtime.oci.explain import Reason
 from eka_runtime.oci.grants import EnvGrant, Grant, Grants
+from eka_runtime.oci.judge import StringMap
 from eka_runtime.oci.profile import Passed, Profile, load_profile
 from eka_runtime.oci.spec import Mount, Spec
 from eka_runtime.oci.spec import Process as SpecProcess
-from eka_runtime.oci.spec_base import StringMap
 from eka_runtime.oci.spec_linux import Linux
 from eka_runtime.view.plan import ViewPlan
 from tests.unit.oci.official import accepts

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eka_runtime.errors import ProfileError
+from eka_runtime.oci.judge import judge
 from eka_runtime.oci.profile import (
-    MAX_SIZE,
     Default,
     Limit,
     NetworkFile,
@@ -20,6 +20,8 @@ from eka_runtime.oci.profile import (
     ProfileMount,
     load_profile,
 )
+from eka_runtime.oci.profile_read import MAX_SIZE, builtin_files, judge_profile, read_filter
+from eka_runtime.oci.spec_seccomp import Seccomp
 
 MINIMAL = 'description = "x"\nnamespaces = ["mount", "user"]\n'
 
@@ -219,3 +221,22 @@ def test_built_in_profiles_are_plain_toml_with_a_description() -> None:
     for name in names:
         stated = tomli.loads((directory / f"{name}.toml").read_text("utf-8"))
         assert load_profile(name).description == stated["description"]
+
+
+@pytest.mark.parametrize("file", builtin_files(), ids=lambda file: file.name)
+def test_what_ships_with_eka_is_as_right_as_what_is_judged_at_each_start(file: Path) -> None:
+    if file.suffix == ".json":
+        assert read_filter(file) == judge(Seccomp, file.read_bytes())
+    else:
+        text = file.read_text("utf-8")
+        judge_profile(file, text, tomli.loads(text))
+
+
+def test_a_copy_of_a_built_in_profile_says_the_same(tmp_path: Path) -> None:
+    """The copies are judged, since they are a user's."""
+    for file in builtin_files():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    for name in ("build", "eval", "fetch", "run", "shell"):
+        copy, own = load_profile(str(tmp_path / f"{name}.toml")), load_profile(name)
+        assert copy.mounts == own.mounts or copy.name != own.name
+        assert copy.seccomp == own.seccomp

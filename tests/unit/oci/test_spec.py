@@ -176,9 +176,18 @@ def test_a_field_can_be_replaced_or_removed() -> None:
     assert spec.hostname == "a"
 
 
-def test_null_is_not_a_way_to_leave_a_field_out_even_for_us() -> None:
-    with pytest.raises(ValueError, match="valid string"):
-        Spec(ociVersion="1.0.2", hostname=None)
+def test_a_field_that_is_set_to_none_is_left_out() -> None:
+    assert Spec(ociVersion="1.0.2", hostname=None) == Spec(ociVersion="1.0.2")
+
+
+def test_unknown_and_missing_fields_are_a_mistake_of_the_program() -> None:
+    with pytest.raises(TypeError, match="Spec: unknown or missing: hostnames, ociVersion"):
+        Spec(hostnames="a")
+
+
+def test_models_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        Spec(ociVersion="1.0.2").hostname = "a"
 
 
 def test_specs_are_read_from_a_directory_or_a_file(tmp_path: Path) -> None:

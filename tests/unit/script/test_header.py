@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -69,7 +70,9 @@ def test_what_is_written_is_read(
 ) -> None:
     script = ("\ufeff" if bom else "") + f"#!/usr/bin/env eka-run{newline}"
     script += write_block(tomlkit.dumps(document), leader, newline) + f"print(1){newline}"
-    assert metadata(script).model_dump(exclude_unset=True, mode="json") == document
+    found = metadata(script)._asdict()
+    stated = {key: found[key] for key in found["stated"]}
+    assert json.loads(json.dumps(stated)) == document
 
 
 @given(documents, st.sampled_from(LEADERS))

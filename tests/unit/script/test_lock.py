@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eka.script.lock import Content, Lock, LockFile, is_ours, parse_lock, render_lock
+from eka.script.lock import LOCK_FILE, Content, Lock, is_ours, parse_lock, render_lock
 from eka.script.schema import SPEC, schemas
 from eka_runtime.errors import LockError
 from eka_runtime.nix.path import StorePath
@@ -102,9 +102,12 @@ def test_roots_are_packages_in_order_each_once() -> None:
         (changed(mentioned=[]), "exactly one of"),
         (changed(closure=[]), "is not in `closure`"),
         (changed(closure=json.loads(TEXT)["closure"] * 2), "twice"),
-        (changed(closure=None), "closure: field required"),
-        (changed(packages=[{"stated": "a", "path": "/nix/store/../etc/passwd"}]), "packages.0"),
-        (changed(packages=[{"stated": "", "path": str(A)}]), "packages.0.stated"),
+        (changed(closure=None), "the file has no `closure`"),
+        (
+            changed(packages=[{"stated": "a", "path": "/nix/store/../etc"}]),
+            "packages[0].path",
+        ),
+        (changed(packages=[{"stated": "", "path": str(A)}]), "packages[0].stated"),
         (changed(closure=[{"path": str(A), "narHash": "sha256-", "narSize": 1}]), "narHash"),
         (TEXT.replace("120", "0").encode(), "narSize"),
         (TEXT.replace("120", "true").encode(), "narSize"),
@@ -143,4 +146,4 @@ def test_the_specification_shows_a_lock() -> None:
     text = (Path(SPEC) / "lock.md").read_text("utf-8")
     (example,) = (part.split("```")[0] for part in text.split("```json\n")[1:])
     assert render_lock(parse_lock(example.encode(), "lock.md")) == example.encode()
-    assert set(LockFile.model_fields) <= set(json.loads(example)) | {"mentioned"}
+    assert set(LOCK_FILE.fields) <= set(json.loads(example)) | {"mentioned"}

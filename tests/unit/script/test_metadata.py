@@ -47,6 +47,7 @@ env = ["API_TOKEN", "A=b=c", "EMPTY="]
         read=("~/data",),
         write=(".",),
         env=("API_TOKEN", "A=b=c", "EMPTY="),
+        stated=frozenset(("interpreter", "packages", "network", "read", "write", "env")),
     )
 
 

@@ -9,10 +9,10 @@ import jsonschema
 import pytest
 import tomlkit
 
-from eka.script import schema
+from eka.script import metadata, schema
 from eka.script.flags import FLAGS
 from eka.script.header import parse_header
-from eka.script.metadata import KEYS, ScriptMetadata
+from eka.script.metadata import KEYS
 from eka_runtime.errors import EkaError
 
 SPEC = Path(__file__).parents[3] / "spec"
@@ -79,7 +79,7 @@ def test_the_exported_schemas_are_current() -> None:
 )
 def test_the_schema_agrees_with_the_model(toml: str, valid: bool) -> None:
     document = tomlkit.loads(toml).unwrap()
-    validator = jsonschema.Draft202012Validator(ScriptMetadata.model_json_schema())
+    validator = jsonschema.Draft202012Validator(metadata.schema())
     assert validator.is_valid(document) is valid
 
 

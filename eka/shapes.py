@@ -1,9 +1,9 @@
-"""Shapes of TOML values: one description that checks a file and exports its JSON Schema.
+"""Shapes of TOML and JSON values: one description that checks a file and exports its JSON Schema.
 
-Why not pydantic, as elsewhere in eka: importing it and building these models takes longer than all
-else that a command like `eka manifest check` does (measured: 0.13 s against 0.03 s). The price is
-this page. A shape turns plain data into checked values, or raises Problem at the first thing that
-is wrong in the order of the file; nothing is coerced.
+Why not pydantic, as for documents of OCI: importing it and building these models takes longer than
+all else that a command like `eka manifest check` does (measured: 0.13 s against 0.03 s). The price
+is this page. A shape turns plain data into checked values, or raises Problem at the first thing
+that is wrong in the order of the file; nothing is coerced.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from eka.atom.places import Path
 from eka_runtime.errors import FormatError
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Json = dict[str, Any]
+Path = tuple[str | int, ...]
+"""Of a value: keys of tables, indexes of arrays."""
 
 EXTENSION = "x-eka-extension"
 """Marks in a schema what upstream's parsers refuse."""
