@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.requirements import lacking, require
+from tests.tokens import ISSUER, SERVICE, Tokens
 
 USER, PASSWORD = "someone", "secret"
 # bcrypt of the password, of the lowest cost there is.
@@ -24,7 +26,7 @@ log: {{level: info, formatter: text}}
 storage: {{filesystem: {{rootdirectory: {root}/data}}, delete: {{enabled: true}}}}
 http: {{addr: "127.0.0.1:0"}}
 """
-_AUTH = "auth: {{htpasswd: {{realm: test, path: {root}/htpasswd}}}}\n"
+_BASIC = "auth: {{htpasswd: {{realm: test, path: {root}/htpasswd}}}}\n"
 
 
 class Registry:
@@ -68,13 +70,19 @@ class Registry:
             stream.close()
 
 
+def by_tokens(tokens: Tokens) -> str:
+    """The `auth` of a registry that sends who comes to somebody else for tokens."""
+    stated = {"realm": tokens.realm, "service": SERVICE, "issuer": ISSUER}
+    return f"auth: {json.dumps({'token': {**stated, 'rootcertbundle': str(tokens.certificate)}})}\n"
+
+
 @contextmanager
-def registry(*, auth: bool = False) -> Iterator[Registry]:
+def registry(*, auth: bool = False, tokens: Tokens | None = None) -> Iterator[Registry]:
     program = require("docker-registry")
     with tempfile.TemporaryDirectory(prefix="eka-registry-") as name:
         place = Path(name)
-        config = _CONFIG + (_AUTH if auth else "")
-        (place / "config.yml").write_text(config.format(root=place))
+        config = (_CONFIG + (_BASIC if auth else "")).format(root=place)
+        (place / "config.yml").write_text(config + (by_tokens(tokens) if tokens else ""))
         (place / "htpasswd").write_text(_LINE)
         process = subprocess.Popen(
             [program, "serve", place / "config.yml"],

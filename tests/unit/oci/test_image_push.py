@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from eka_runtime.oci.image_write import Blob, Written, write_image
 from eka_runtime.oci.registry import Credentials, Repository, find_credentials
 from eka_runtime.store.store import Store
 from tests.registry import PASSWORD, USER, Registry, registry
+from tests.tokens import tokens
 from tests.unit.oci.test_image import fill, image
 
 
@@ -86,6 +89,54 @@ def test_credentials_are_needed_and_used(filled: Store, closed_registry: Registr
     repository = Repository(closed_registry.host, "x", Credentials(USER, PASSWORD))
     assert Push(filled, repository).sent == [True] * 3
     repository.close()
+
+
+def test_a_token_is_fetched_where_the_registry_says_so(filled: Store, tmp_path: Path) -> None:
+    with tokens(tmp_path, USER, PASSWORD) as giver, registry(tokens=giver) as made:
+        for credentials in (None, Credentials(USER, "wrong")):
+            repository = Repository(made.host, "some/where", credentials)
+            with pytest.raises(ServiceError, match="does not let us push"):
+                Push(filled, repository)
+            repository.close()
+        assert giver.asked == []
+        repository = Repository(made.host, "some/where", Credentials(USER, PASSWORD))
+        top = Push(filled, repository).top
+        assert repository.get_manifest("1", MANIFEST) is not None
+        # One token serves a whole push.
+        assert giver.asked == ["repository:some/where:pull,push"]
+        attach(repository, top, "application/spdx+json", b"{}")
+        repository.close()
+
+
+def test_a_token_that_is_of_no_use_any_more_is_replaced(filled: Store, tmp_path: Path) -> None:
+    with tokens(tmp_path, USER, PASSWORD) as giver, registry(tokens=giver) as made:
+        repository = Repository(made.host, "x", Credentials(USER, PASSWORD))
+        Push(filled, repository)
+        repository._authorization = f"Bearer {giver.token('repository:y:pull')}"
+        assert Push(filled, repository, "2").sent == [False] * 3
+        assert len(giver.asked) == 2
+        repository.close()
+
+
+def test_credentials_are_not_sent_in_the_clear(filled: Store) -> None:
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Bearer realm="http://example.invalid/token"')
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        repository = Repository(f"127.0.0.1:{server.server_address[1]}", "x", Credentials("a", "b"))
+        with pytest.raises(ServiceError, match=r"sent to 'http://example\.invalid/token': refused"):
+            Push(filled, repository)
+        repository.close()
+        server.shutdown()
+        thread.join()
 
 
 def test_nobody_there_is_said(filled: Store) -> None:
