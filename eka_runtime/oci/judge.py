@@ -11,17 +11,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar, get_type_hints
-
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    ValidationError,
-    create_model,
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
 )
-from pydantic_core import CoreSchema, core_schema
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from eka_runtime.oci import spec_base
 from eka_runtime.oci.spec_base import InvalidSpec, Model, Problem, json_path
@@ -85,15 +86,18 @@ def _make(model: type[Model]) -> type[BaseModel]:
     # Types that only pydantic needs are imported by the models for the type checker alone.
     scope = vars(spec_base) | globals() | vars(sys.modules[model.__module__])
     hints = get_type_hints(model, scope, {}, include_extras=True)
-    fields = {name: (hints[name], getattr(model, name, ...)) for name in model.field_names}
+    fields = {name: (_judged(hints[name]), getattr(model, name, ...)) for name in model.field_names}
     return create_model(model.__name__, __config__=config, **fields)  # type: ignore[call-overload,no-any-return]
 
 
-def core_schema_of(model: type[Model], handler: GetCoreSchemaHandler) -> CoreSchema:
-    """For a model within another one."""
-    return core_schema.no_info_after_validator_function(
-        partial(_model, model), handler(strict(model))
-    )
+def _judged(hint: Any) -> Any:
+    """The type of a field, with what pydantic makes of models in place of them."""
+    origin = get_origin(hint)
+    if origin in (tuple, dict):
+        return origin[tuple(_judged(argument) for argument in get_args(hint))]
+    if isinstance(hint, type) and issubclass(hint, Model):
+        return Annotated[strict(hint), AfterValidator(partial(_model, hint))]
+    return hint
 
 
 def _model(model: type[M], judged: BaseModel) -> M:

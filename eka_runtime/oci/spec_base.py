@@ -11,13 +11,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, Self, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self, dataclass_transform
 
 from eka_runtime.errors import SpecError
-
-if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler
-    from pydantic_core import CoreSchema
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -73,12 +69,6 @@ class Model:
 
     def _set(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_unknown"}
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        from eka_runtime.oci.judge import core_schema_of
-
-        return core_schema_of(cls, handler)
 
 
 def _plain(value: Any) -> Any:
