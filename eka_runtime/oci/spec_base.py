@@ -28,7 +28,7 @@ class Model:
     _unknown: Mapping[str, Any]
 
     def __init_subclass__(cls) -> None:
-        own = tuple(vars(cls).get("__annotations__", ()))
+        own = tuple(cls.__annotations__)  # of this class alone
         cls.field_names = (*cls.field_names, *own)
         cls._needed = cls._needed | {name for name in own if name not in vars(cls)}
 
