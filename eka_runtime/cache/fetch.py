@@ -24,6 +24,7 @@ from eka_runtime.cache.crew import Crew
 from eka_runtime.cache.infused import InfusedNar, infused_node
 from eka_runtime.cache.substituter import Found, Substituter
 from eka_runtime.cache.trust import ContentCheck, addressed
+from eka_runtime.cache.update import UpdateNar, Updates
 from eka_runtime.castore.ingest import Ingested, ingest_nar
 from eka_runtime.errors import (
     EkaError,
@@ -100,6 +101,7 @@ class _Fetch:
     ) -> None:
         self._store = store
         self._castore = castore
+        self._updates = Updates(store)
         self._substituter = substituter
         self._order = [one.path for one in found]
         self._waiting = deque(found)
@@ -144,13 +146,17 @@ class _Fetch:
         crew.submit(found, lambda: self._bring(found))
 
     def _bring(self, found: Found) -> _Brought:
-        node = infused_node(found.info.url) if self._castore else None
-        if node is not None and self._castore is not None:
-            # Whatever is wrong with it, the cache has the NAR as well.
-            with suppress(*_FAULTS, StoreCorrupt):
-                nar = InfusedNar(self._store, self._castore, node)
+        # Whatever is wrong with its parts, the cache has the whole NAR as well.
+        with suppress(*_FAULTS, StoreCorrupt):
+            if (nar := self._by_parts(found)) is not None:
                 return _take_in(self._store, found, nar, self._running, self._counter.add)
         return _bring(self._store, found, self._running, self._counter.add)
+
+    def _by_parts(self, found: Found) -> InfusedNar | UpdateNar | None:
+        node = infused_node(found.info.url) if self._castore else None
+        if node is not None and self._castore is not None:
+            return InfusedNar(self._store, self._castore, node)
+        return self._updates.nar(found)
 
     def _retry(
         self, crew: Crew[Found, _Brought], found: Found, error: BaseException | None
@@ -208,7 +214,7 @@ class _Running:
 
     def __init__(self) -> None:
         self.stopped = False
-        self._nars: set[Nar | InfusedNar] = set()
+        self._nars: set[Nar | InfusedNar | UpdateNar] = set()
         self._guard = threading.Lock()
 
     def stop(self) -> None:
@@ -218,7 +224,7 @@ class _Running:
                 nar.abort()
 
     @contextmanager
-    def reading(self, nar: Nar | InfusedNar) -> Iterator[None]:
+    def reading(self, nar: Nar | InfusedNar | UpdateNar) -> Iterator[None]:
         with self._guard:
             self._nars.add(nar)
         try:
@@ -247,7 +253,7 @@ def _bring(
 def _take_in(
     store: Store,
     found: Found,
-    nar: Nar | InfusedNar,
+    nar: Nar | InfusedNar | UpdateNar,
     running: _Running,
     count: Callable[[int], object],
 ) -> _Brought:
@@ -265,7 +271,7 @@ def _take_in(
 
 def _ingest(
     batch: Batch,
-    nar: Nar | InfusedNar,
+    nar: Nar | InfusedNar | UpdateNar,
     info: NarInfo,
     cache: BinaryCache,
     running: _Running,

@@ -132,7 +132,7 @@ class _Incoming:
         self._expected: dict[StorePath, DirectoryService] = {}
         # Blobs that a path before the one at hand brings; by the path, so that none is kept long.
         self._brought: dict[StorePath, set[B3Digest]] = {}
-        self.blobs = Prefetch(_Lasting(store.blobs), far.blobs, more=self._more)
+        self.blobs = Prefetch(Lasting(store.blobs), far.blobs, more=self._more)
 
     def __enter__(self) -> _Incoming:
         self._ask()
@@ -163,7 +163,7 @@ class _Incoming:
         self._ask()
         known: dict[B3Digest, bool] = {}
         files = []
-        for node in islice(_files(info.node, directories), _EXPECTED_MAX):
+        for node in islice(files_below(info.node, directories), _EXPECTED_MAX):
             if node.digest not in known:
                 known[node.digest] = self._comes_anyway(node.digest)
             if not known[node.digest]:
@@ -193,7 +193,7 @@ class _Incoming:
         return Tree.receive(info.node.digest, sent)
 
 
-class _Lasting(NamedTuple):
+class Lasting(NamedTuple):
     """A BlobService without what a collection marked before this store was opened: it may go."""
 
     blobs: LocalBlobs
@@ -205,7 +205,7 @@ class _Lasting(NamedTuple):
         return self.blobs.open_read(digest) if self.has(digest) else None
 
 
-def _files(node: Node, directories: DirectoryService) -> Iterator[FileNode]:
+def files_below(node: Node, directories: DirectoryService) -> Iterator[FileNode]:
     """In the order of a NAR, each as often as it occurs."""
     if isinstance(node, FileNode):
         yield node

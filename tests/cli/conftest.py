@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
@@ -54,4 +55,6 @@ def world(request: pytest.FixtureRequest, eka_bin: Path, closure: NixClosure) ->
 def box(world: World, request: pytest.FixtureRequest) -> Path:
     """A fresh directory for one test, below the world's."""
     name = "".join(c if c.isalnum() else "-" for c in request.node.name)
-    return world.directory(name[:60])
+    # Long names begin alike, and other modules have tests of the same name.
+    own = blake2b(request.node.nodeid.encode(), digest_size=4).hexdigest()
+    return world.directory(f"{name[:51]}-{own}")
