@@ -14,6 +14,7 @@ PRODUCT = ("start", "store")  # those of `eka bench`
 BENCHMARKS = (
     *PRODUCT,
     "caches",
+    "update",
     "export",
     "scale",
     "views",

@@ -55,7 +55,7 @@ def run() -> list[object]:
 
 def _fill(root: Path, size: int) -> list[str]:
     """Files of /usr in 200 paths, about as much in each."""
-    files = _files(Path("/usr"))
+    files = files_below(Path("/usr"))
     paths = []
     with Store.open(root / "origin") as store:
         for number in range(PATHS):
@@ -71,7 +71,7 @@ def _fill(root: Path, size: int) -> list[str]:
     return paths
 
 
-def _files(top: Path) -> Iterator[Path]:
+def files_below(top: Path) -> Iterator[Path]:
     for directory, names, files in os.walk(top):
         names.sort()
         for name in sorted(files):
