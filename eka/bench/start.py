@@ -22,7 +22,7 @@ from eka.bench.measure import Contender, Result, compare, own, peer, race, usabl
 from eka.bench.store import write_chain
 from eka_runtime.linux.mounts import leave_shared_mounts, mount_tmpfs
 from eka_runtime.linux.syscalls import CLONE_NEWNS, unshare
-from eka_runtime.runtime.probe import hybrid_cgroups
+from eka_runtime.runtime.host import hybrid_cgroups
 
 ROUNDS = 40
 

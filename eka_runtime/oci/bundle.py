@@ -13,12 +13,12 @@ from __future__ import annotations
 import errno
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
+from eka_runtime.castore.removal import remove_tree
 from eka_runtime.errors import EkaError, SpecError, UsageError
 from eka_runtime.oci import limits
 from eka_runtime.oci.environment import compile_environment, expand, passed_variables
@@ -417,11 +417,13 @@ def write_bundle(bundle: Bundle, dest: Path) -> None:
     try:
         if os.path.lexists(dest) and not (dest.is_dir() and not any(dest.iterdir())):
             raise taken
-        with tempfile.TemporaryDirectory(prefix=".bundle-", dir=dest.absolute().parent) as made:
-            fresh = Path(made) / "bundle"
+        fresh = dest.absolute().with_name(f".bundle-{os.urandom(8).hex()}")
+        try:
             _fill(bundle, fresh)
             # rename(2) replaces an empty directory, and nothing else.
             os.rename(fresh, dest)
+        finally:
+            remove_tree(fresh)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise taken from error

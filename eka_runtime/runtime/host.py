@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
+
+_UNIFIED = "/sys/fs/cgroup/unified"
 
 
 class Host(NamedTuple):
@@ -20,3 +23,17 @@ class Host(NamedTuple):
     proc: str = "hidepid=4"  # mount options of /proc in outer mode
     bpf: bool = False  # whether the runtime takes a compiled system call filter
     refused: tuple[str, ...] = ()
+
+
+class Runtime(NamedTuple):
+    path: str
+    kind: str
+
+
+def hybrid_cgroups() -> tuple[str, ...]:
+    """The tree that must be hidden from crun: it refuses a cgroup2 that shares its controllers."""
+    try:
+        controllers = Path(_UNIFIED, "cgroup.controllers").read_text()
+    except OSError:
+        return ()
+    return (_UNIFIED,) if controllers.strip() else ()

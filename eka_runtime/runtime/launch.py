@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from base64 import b64encode
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -197,6 +196,8 @@ def _sweep(state: Path, runtime: tuple[str, ...], groups: Iterable[Path]) -> Non
     A runtime that was killed with its launcher may not have written down what it made.
     """
     for left in _left(state):
+        import subprocess  # which a start has no use for otherwise
+
         words = (*runtime, "delete", "--force", left.name)
         subprocess.run(words, capture_output=True, check=False, env={})
         if not any((left / name).exists() for name in _WRITTEN_DOWN):

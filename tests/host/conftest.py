@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import eka_runtime
-from eka_runtime.runtime.probe import RUNNER
+from eka_runtime.runtime.trial import RUNNER
 from tests.requirements import lacking, require
 from tests.users import User, get_user, labels
 
@@ -37,7 +37,9 @@ import json, marshal, os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from eka_runtime.runtime.launch import plan
-from eka_runtime.runtime.probe import Host, attempt, find_runtimes, hybrid_cgroups
+from eka_runtime.runtime.host import Host, hybrid_cgroups
+from eka_runtime.runtime.probe import find_runtimes
+from eka_runtime.runtime.trial import attempt
 wanted = json.loads(sys.argv[2])
 runtime, kind = find_runtimes({"EKA_RUNTIME": wanted["runtime"]})[0]
 cover = hybrid_cgroups() if kind == "crun" else ()

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eka_runtime.runtime.probe import hybrid_cgroups
+from eka_runtime.runtime.host import hybrid_cgroups
 from tests.installed import REPOSITORY
 from tests.requirements import lacking, require
 

@@ -15,13 +15,8 @@ import pytest
 from eka_runtime.errors import ConfigError, HostError, RuntimeMissing
 from eka_runtime.runtime.facts import survey
 from eka_runtime.runtime.host import Host
-from eka_runtime.runtime.probe import (
-    attempt,
-    attempt_options,
-    find_runtimes,
-    probe,
-    runtime_version,
-)
+from eka_runtime.runtime.probe import find_runtimes, probe, runtime_version
+from eka_runtime.runtime.trial import attempt, attempt_options
 from tests.installed import REPOSITORY
 from tests.requirements import lacking, require
 
@@ -184,7 +179,8 @@ probe(environ={{"XDG_CACHE_HOME": {os.fspath(tmp_path)!r}}})"""
 HYBRID = """
 import json
 from pathlib import Path
-from eka_runtime.runtime.probe import attempt, probe
+from eka_runtime.runtime.probe import probe
+from eka_runtime.runtime.trial import attempt
 host = probe(refresh=True, environ={"EKA_RUNTIME": "crun", "EKA_MODE": "outer", "PATH": ""})
 print(json.dumps([host.cover, attempt(host._replace(cover=()))]))
 """

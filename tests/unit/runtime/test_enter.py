@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from eka_runtime.runtime.enter import SIGNALS, binding, render
 from eka_runtime.runtime.planned import Plan
-from eka_runtime.runtime.probe import RUNNER
+from eka_runtime.runtime.trial import RUNNER
 from tests.installed import REPOSITORY
 from tests.requirements import lacking
 
