@@ -3,8 +3,9 @@
     http(s)://HOST/PATH   file:///DIR   s3://BUCKET[/PREFIX]
 
 with `?priority=N`, `?trusted=1`; for those who write `compression`, `compression-level`,
-`secret-key=FILE`, `write-nar-listing`; for S3 `region`, `endpoint`, `scheme`, `profile`. Other
-parameters of Nix's are ignored. An address of something that is no cache is refused with advice.
+`secret-key=FILE`, `write-nar-listing`, and eka's own `castore`; for S3 `region`, `endpoint`,
+`scheme`, `profile`. Other parameters of Nix's are ignored. An address of something that is no cache
+is refused with advice.
 """
 
 from __future__ import annotations

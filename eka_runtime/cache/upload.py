@@ -22,6 +22,7 @@ from eka_runtime.cache.crew import Crew
 from eka_runtime.cache.decompress import EXTENSIONS, check_compression, compressor
 from eka_runtime.cache.files import Files
 from eka_runtime.cache.listing import listing
+from eka_runtime.cache.upload_castore import send_tree, with_node
 from eka_runtime.errors import UsageError
 from eka_runtime.nix import base32
 from eka_runtime.nix.hashes import NixHash
@@ -49,6 +50,7 @@ class How(NamedTuple):
     level: int | None = None
     keys: tuple[SecretKey, ...] = ()
     listings: bool = False
+    castore: bool = False
 
     @classmethod
     def of(cls, parameters: Mapping[str, str], keys: tuple[SecretKey, ...] = ()) -> How:
@@ -56,9 +58,6 @@ class How(NamedTuple):
         level = parameters.get("compression-level", "")
         if level and not level.lstrip("-").isdecimal():
             raise UsageError(f"`compression-level` must be a number: {level}")
-        listings = parameters.get("write-nar-listing", "0")
-        if listings not in _FLAGS:
-            raise UsageError(f"`write-nar-listing` must be 1 or 0: {listings}")
         if file := parameters.get("secret-key"):
             from eka_runtime.cache.keys import read_secret_key
 
@@ -67,10 +66,18 @@ class How(NamedTuple):
             parameters.get("compression") or cls._field_defaults["compression"],
             int(level) if level and level != "-1" else None,
             keys,
-            _FLAGS[listings],
+            _flag(parameters, "write-nar-listing"),
+            _flag(parameters, "castore"),
         )
         check_compression(made.compression, made.level)
         return made
+
+
+def _flag(parameters: Mapping[str, str], name: str) -> bool:
+    stated = parameters.get(name, "0")
+    if stated not in _FLAGS:
+        raise UsageError(f"`{name}` must be 1 or 0: {stated}")
+    return _FLAGS[stated]
 
 
 def prepare_cache(files: Files, priority: int | None = None) -> None:
@@ -206,6 +213,9 @@ def _send_nar(store: Store, files: Files, info: PathInfo, how: How, readers: _Re
         info.signatures,
         info.ca,
     )
+    if how.castore:
+        send_tree(store, files, info.node, readers.reading)
+        made = with_node(made, info.node, how.keys)
     return signed(made, how.keys)
 
 

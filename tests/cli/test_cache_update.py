@@ -14,6 +14,7 @@ from urllib.error import HTTPError
 
 import pytest
 
+from eka_runtime.castore.digest import B3Digest
 from tests.caches import Request, Server, new_key
 from tests.caches import serving as serving_files
 from tests.cli.world import World
@@ -53,8 +54,9 @@ def _contents(number: int) -> bytes:
     return random.Random(number).randbytes(EACH)
 
 
-@pytest.fixture
-def between(world: World, box: Path) -> Iterator[Between]:
+@pytest.fixture(params=["served", "files"])
+def between(world: World, box: Path, request: pytest.FixtureRequest) -> Iterator[Between]:
+    """The cache is `eka store serve`, or a directory that a plain server shows."""
     origin = {"EKA_STORE": os.fspath(box / "origin")}
     versions = []
     for version in ("1.0", "1.1"):
@@ -71,6 +73,13 @@ def between(world: World, box: Path) -> Iterator[Between]:
         versions.append(done.out.decode().strip())
     secret, public = new_key(box)
     world.file(secret, secret.read_bytes())
+    if request.param == "files":
+        url = f"file://{box}/cache?castore=1&secret-key={secret}"
+        done = world.run("eka", "store", "copy", "--to", url, *versions, env=origin)
+        assert done.status == 0, done.err.decode()
+        with serving_files(box / "cache") as server:
+            yield Between(server, public, (versions[0], versions[1]))
+        return
     words = ("eka", "store", "serve", "--listen", "127.0.0.1:0", "--key-file", secret)
     with world.popen(*words, env=origin, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -113,6 +122,14 @@ def test_only_new_files_of_the_next_version_are_sent(
     assert second == {"nar/": 0, "castore/blob/": 1, "castore/directory/": 2}
 
 
+@pytest.mark.parametrize("between", ["files"], indirect=True)
+def test_a_cache_of_files_has_each_blob_once(between: Between, box: Path) -> None:
+    blobs = {file.name: file.read_bytes() for file in (box / "cache/castore/blob").iterdir()}
+    assert sorted(blobs) == sorted(B3Digest.of(data).hex() for data in blobs.values())
+    assert len(blobs) == FILES + len(("tool", NEW))
+    assert len(list((box / "cache/castore/directory").iterdir())) == 2 + 2 + 1
+
+
 def test_without_a_version_before_a_nar_is_asked_for(
     world: World, between: Between, box: Path
 ) -> None:
@@ -129,7 +146,6 @@ def test_what_a_cache_gives_wrongly_comes_as_a_nar(
     store = world.directory(f"{box.name}-near") / "store"
     between.fetch(world, store, 0)
     honest = between.server.instead
-    assert honest is not None
 
     def lying(request: Request) -> bool:
         if not request.name.startswith(kind):

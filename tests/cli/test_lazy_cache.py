@@ -118,6 +118,21 @@ def test_only_what_is_read_has_to_be_there(
     assert origin.package not in far.listed()
 
 
+def test_a_cache_of_files_does_as_well(origin: Origin, box: Path, far: Far) -> None:
+    secret, public = new_key(box)
+    origin.world.file(secret, secret.read_bytes())
+    url = f"file://{box}/cache?castore=1&secret-key={secret}"
+    origin.run("eka", "store", "copy", "--to", url, origin.package, origin.world.busybox)
+    blobs_there = list((box / "cache/castore/blob").iterdir())
+    [big] = [file for file in blobs_there if file.stat().st_size == BIG]
+    big.unlink()
+    script = reading(origin, box, "cat DATA/small; stat -c %s DATA/big")
+    with serving_files(box / "cache") as server:
+        env = environment(far, server.url, public)
+        done = origin.world.run("eka-run", "--lazy", script, env=env)
+    assert (done.status, done.out) == (0, SMALL + b"%d\n" % BIG), done.err.decode()
+
+
 def test_the_rest_of_a_cache_comes_beside_the_program(origin: Origin, box: Path, far: Far) -> None:
     script = reading(origin, box, "echo ready; read line; cat DATA/big | wc -c")
     with serving(origin, box) as served:
