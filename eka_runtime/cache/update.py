@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from eka_runtime.cache.castore_in import CacheBlobs, CacheDirectories
@@ -37,8 +36,8 @@ LEAST = 1 << 17
 _JOBS = 8
 # What a request costs besides the bytes that it asks for, in bytes.
 _REQUEST = 1 << 12
-# Names to look at, and files of one path; a hostile tree has no end.
-_NAMES_MAX, _FILES_MAX = 200_000, 1 << 20
+# Names to look at, and entries of one path; what comes after them is fetched blob by blob.
+_NAMES_MAX, _ENTRIES_MAX = 200_000, 1 << 20
 _VERSION = re.compile(r"-[0-9].*", re.DOTALL)
 
 
@@ -77,11 +76,11 @@ class Updates:
         """Files whose blobs are not here, in the order of the NAR; None if they cost too much."""
         known: dict[B3Digest, bool] = {}
         new: list[FileNode] = []
-        for number, file in enumerate(islice(files_below(node, directories), _FILES_MAX + 1)):
+        for file in files_below(node, directories, _ENTRIES_MAX):
             if file.digest not in known:
                 known[file.digest] = self._store.blobs.is_alive(file.digest)
                 most -= 0 if known[file.digest] else file.size + _REQUEST
-            if most < 0 or number == _FILES_MAX:
+            if most < 0:
                 return None
             if not known[file.digest]:
                 new.append(file)

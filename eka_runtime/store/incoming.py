@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from eka_runtime.castore.blobs import LocalBlobs
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 _TREES_AHEAD = 32
 _TREE_JOBS = 8
-# More in one path are fetched one by one; a hostile tree may have 2**60.
+# Of entries of one path; files after them are fetched one by one.
 _EXPECTED_MAX = 1 << 20
 
 Progress = Callable[[int, int], object]
@@ -163,7 +162,7 @@ class _Incoming:
         self._ask()
         known: dict[B3Digest, bool] = {}
         files = []
-        for node in islice(files_below(info.node, directories), _EXPECTED_MAX):
+        for node in files_below(info.node, directories, _EXPECTED_MAX):
             if node.digest not in known:
                 known[node.digest] = self._comes_anyway(node.digest)
             if not known[node.digest]:
@@ -205,8 +204,11 @@ class Lasting(NamedTuple):
         return self.blobs.open_read(digest) if self.has(digest) else None
 
 
-def files_below(node: Node, directories: DirectoryService) -> Iterator[FileNode]:
-    """In the order of a NAR, each as often as it occurs."""
+def files_below(node: Node, directories: DirectoryService, most: int) -> Iterator[FileNode]:
+    """In the order of a NAR, each as often as it occurs; ends when it has seen so many entries.
+
+    A hostile tree may have 2**60, and not one file among them.
+    """
     if isinstance(node, FileNode):
         yield node
     if not isinstance(node, DirectoryNode):
@@ -214,6 +216,8 @@ def files_below(node: Node, directories: DirectoryService) -> Iterator[FileNode]
     levels = [_below(node, directories)]
     while levels:
         for _, child in levels[-1]:
+            if (most := most - 1) < 0:
+                return
             if isinstance(child, FileNode):
                 yield child
             elif isinstance(child, DirectoryNode):

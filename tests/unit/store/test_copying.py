@@ -286,10 +286,14 @@ def test_a_lost_tree(store: Store, far: Store) -> None:
         copy_from(store, place, missing_here(store, place, [C]))
 
 
-def test_a_tree_without_end_is_cut_off(store: Store, far: Store) -> None:
-    """Sixty directories, each twice in the next: a NAR of 2**60 files."""
-    file = FileNode(B3Digest.of(b"two"), 3)
-    tree = [Directory(((b"file", file),))]
+@pytest.mark.parametrize(
+    "leaf", [((b"file", FileNode(B3Digest.of(b"two"), 3)),), ()], ids=["files", "none"]
+)
+def test_a_tree_without_end_is_cut_off(
+    store: Store, far: Store, leaf: tuple[tuple[bytes, FileNode], ...]
+) -> None:
+    """Sixty directories, each twice in the next: a NAR of 2**60 files, or without one."""
+    tree = [Directory(leaf)]
     for _ in range(60):
         tree.append(Directory(((b"a", tree[-1].node), (b"b", tree[-1].node))))
     place = Changed.of(far)._replace(directories=_Trees(tree[::-1]))
