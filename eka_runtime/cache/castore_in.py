@@ -40,7 +40,7 @@ class CacheBlobs:
         self._files = files
 
     def has(self, digest: B3Digest) -> bool:
-        return self._files.has(name_of("blob", digest))
+        return digest == _EMPTY or self._files.has(name_of("blob", digest))
 
     def open_read(self, digest: B3Digest) -> BinaryIO | None:
         """Whoever reads to the end has seen the digest verified. Not seekable.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -110,7 +111,14 @@ class DirectoryFiles:
             raise _failure(place, error) from error
 
     def has(self, name: str) -> bool:
-        return self._place(name).is_file()
+        # Nothing that matters is empty, but for what was being written when the power went.
+        try:
+            status = self._place(name).stat()
+            return stat.S_ISREG(status.st_mode) and status.st_size > 0
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise _failure(self._place(name), error) from error
 
     def scratch(self) -> BinaryIO:
         try:

@@ -18,7 +18,7 @@ from eka_runtime.cache.files import Files
 from eka_runtime.cache.named_node import node_text
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.node import DirectoryNode, FileNode, Node
-from eka_runtime.castore.services import require_directory
+from eka_runtime.castore.trees import leaves_first
 from eka_runtime.errors import StoreCorrupt
 from eka_runtime.nix.narinfo import NarInfo
 from eka_runtime.store.copying import threads
@@ -60,16 +60,15 @@ def with_node(info: NarInfo, node: Node, keys: Iterable[SecretKey]) -> NarInfo:
 
 
 def _parts(store: Store, node: Node) -> Iterator[_Part]:
-    pending, seen = [node], set()
-    while pending:
-        child = pending.pop()
-        if isinstance(child, FileNode):
-            yield _Part("blob", child.digest)
-        elif isinstance(child, DirectoryNode) and child.digest not in seen:
-            seen.add(child.digest)
-            yield _Part("directory", child.digest)
-            directory = require_directory(store.directories, child.digest)
-            pending += [below for _, below in directory.entries]
+    if isinstance(node, FileNode):
+        yield _Part("blob", node.digest)
+    if not isinstance(node, DirectoryNode):
+        return
+    for directory in leaves_first(node.digest, store.directories):
+        for _, child in directory.entries:
+            if isinstance(child, FileNode):
+                yield _Part("blob", child.digest)
+        yield _Part("directory", directory.digest)
 
 
 def _send(store: Store, files: Files, reading: Reading, part: _Part) -> None:

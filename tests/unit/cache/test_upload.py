@@ -179,3 +179,26 @@ def test_a_cache_of_another_store_is_left_alone(origin: Store, tmp_path: Path) -
 def test_parameters_that_make_no_sense(parameters: dict[str, str], problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
         How.of(parameters)
+
+
+def test_what_the_power_left_empty_is_sent_again(origin: Store, tmp_path: Path) -> None:
+    """Its narinfo is not there yet, but its name may be: a rename can outlive the contents."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    how = How("none", keys=(KEY,), castore=True)
+    for place in (whole, cut):
+        place.mkdir()
+        if place == cut:
+            for file in whole.rglob("*"):
+                if file.is_file() and file.parent != whole:
+                    left = cut / file.relative_to(whole)
+                    left.parent.mkdir(parents=True, exist_ok=True)
+                    left.touch()
+        files = DirectoryFiles(place)
+        prepare_cache(files)
+        upload(origin, files, missing_in(files, origin, [C]), how)
+    found, expected = (
+        {file.relative_to(place): file.read_bytes() for file in place.rglob("*") if file.is_file()}
+        for place in (cut, whole)
+    )
+    assert found == expected
+    assert_clean(origin.root)
