@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 LEAST = 1 << 17
 """Bytes of a NAR up to which it is fetched whole: journeys for its directories would cost more."""
-_JOBS = 8
+# Of one path; many are fetched at once.
+_JOBS, _MEMORY = 8, 8 << 20
 # What a request costs besides the bytes that it asks for, in bytes.
 _REQUEST = 1 << 12
 # Names to look at, and entries of one path; what comes after them is fetched blob by blob.
@@ -103,7 +104,8 @@ class UpdateNar:
         directories: DirectoryService,
         new: list[FileNode],
     ) -> None:
-        self._blobs = Prefetch(Lasting(store.blobs), CacheBlobs(files), jobs=_JOBS)
+        near, far = Lasting(store.blobs), CacheBlobs(files)
+        self._blobs = Prefetch(near, far, jobs=_JOBS, memory=_MEMORY)
         self._blobs.expect(new)
         self.read: Read = NarSource(node, self._blobs, directories).read
 
