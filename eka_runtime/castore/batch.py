@@ -34,7 +34,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from eka_runtime.castore.blobs import PACKED_MAX, LocalBlobs
-from eka_runtime.castore.database import Database
+from eka_runtime.castore.database import AT_ONCE, Database, of_digests
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.node import Directory, DirectoryNode
 from eka_runtime.castore.placing import NewFile, Placing, finish, write_all
@@ -53,17 +53,21 @@ _HINTS = {
     errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
 }
 
-_OFFERS_MAX = 512
+_OFFERS_MAX = AT_ONCE
 _OFFERED_MAX = 1 << 20
 
 _INSERT = """
     insert into blob (digest, size, name, pack, start, loose) values (?, ?, ?, ?, ?, ?)
     on conflict (digest) do nothing
 """
-_FIND = """
-    select digest, name, pack, start + coalesce(stored, size) from blob
-    where dead is null and digest in ({})
+# Half the time for most of what comes: each value that is bound costs, NULL above all.
+_INSERT_PACKED = """
+    insert into blob (digest, size, pack, start) values (?, ?, ?, ?)
+    on conflict (digest) do nothing
 """
+_FIND = of_digests("digest, name, pack, start + coalesce(stored, size)", "blob") + (
+    " and dead is null"
+)
 _INSERT_DIRECTORY = """
     insert into directory (digest, data, loose) values (?, ?, ?)
     on conflict (digest) do update set dead = null, data = excluded.data
@@ -189,9 +193,8 @@ class Batch:
 
     def _take_offers(self) -> None:
         offered = self._offered
-        marks = ",".join("?" * len(offered))
         known = set()
-        for digest, *place in self._database.connection.execute(_FIND.format(marks), list(offered)):
+        for digest, *place in self._database.look_up(_FIND, list(offered)):
             if digest in self._damaged or not self._is_whole(*place):
                 self._damaged.add(B3Digest(digest))
             else:
@@ -312,7 +315,15 @@ class Batch:
     def _insert_blobs(self, conn: sqlite3.Connection, since: int | None) -> None:
         new = sorted(self._new_blobs.items())
         before = conn.total_changes
-        conn.executemany(_INSERT, [(digest, *place, since) for digest, place in new])
+        packed = [
+            (digest, size, pack, start)
+            for digest, (size, name, pack, start) in new
+            if name is None and since is None
+        ]
+        conn.executemany(_INSERT_PACKED, packed)
+        if len(packed) < len(new):
+            others = new if since is not None else [row for row in new if row[1].name is not None]
+            conn.executemany(_INSERT, [(digest, *place, since) for digest, place in others])
         if conn.total_changes - before < len(new):
             self._drop_files(
                 [place for digest, place in new if not self._wins(conn, digest, place)]

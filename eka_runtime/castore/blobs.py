@@ -14,14 +14,14 @@ Out of scope: writing (`batch.py`), deleting.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from blake3 import blake3
 
-from eka_runtime.castore.database import Database
+from eka_runtime.castore.database import Database, of_digests
 from eka_runtime.castore.digest import DIGEST_SIZE, B3Digest
 from eka_runtime.castore.packs import Appender, PackReader, pack_name
 from eka_runtime.castore.placing import SHARD_LENGTH
@@ -42,10 +42,11 @@ _HASH_MIN = 1 << 12  # a damaged row may expect nothing
 _SELECT = "select digest, size, name, pack, start, stored from blob "
 _MANY = 256
 
-# Pack, start, bytes taken there, size, digest, and whether it is compressed.
-_Small = tuple[int, int, int, int, bytes, int | None]
-_PACKED = "select pack, start, coalesce(stored, size), size, digest, stored from blob "
-_SMALL = _PACKED + "where pack is not null and digest in ({})"
+# Pack, start, bytes taken there, size, digest or what else tells whose, whether it is compressed.
+_Small = tuple[int, int, int, int, Any, int | None]
+_PLACE = "pack, start, coalesce(stored, size), size"
+_PACKED = f"select {_PLACE}, digest, stored from blob "
+_SMALL = of_digests(f"{_PLACE}, i, stored", "blob") + " and pack is not null"
 # What is read at once, more or less: enough to forget the calls, and not felt in memory.
 _RUN_SIZE = 1 << 20
 
@@ -81,7 +82,10 @@ class BlobFiles(Closing):
         """Where a blob lies, for people."""
         if row.name:
             return os.fspath(self.directory / row.name)
-        return f"{self.packs.directory / pack_name(row.pack)}, byte {row.start}"
+        return self._in_pack(row.pack, row.start)
+
+    def _in_pack(self, pack: int, start: int) -> str:
+        return f"{self.packs.directory / pack_name(pack)}, byte {start}"
 
     def open_row(self, row: BlobRow) -> BinaryIO:
         if not row.name:
@@ -175,27 +179,18 @@ class LocalBlobs(BlobFiles):
                 found[row[0]] = decoded(row)
         return found
 
-    def read_small(self, digests: Iterable[B3Digest]) -> dict[B3Digest, bytes]:
+    def read_small(self, digests: Sequence[B3Digest]) -> list[bytes | None]:
         """Of packed blobs; what lies side by side, as one tree's do, is read in one piece."""
-        wanted = list(digests)
-        found: dict[B3Digest, bytes] = {}
-        for first in range(0, len(wanted), _MANY):
-            some = wanted[first : first + _MANY]
-            # Plain tuples: this is the hot path of every export.
-            rows = self._database.connection.execute(
-                _SMALL.format(",".join("?" * len(some))), some
-            ).fetchall()
-            rows.sort()
-            for run in _runs(rows):
-                self._read_run(run, found)
+        found: list[bytes | None] = [None] * len(digests)
+        # Plain tuples: this is the hot path of every export.
+        rows: list[_Small] = self._database.look_up(_SMALL, digests)
+        rows.sort()
+        for run in _runs(rows):
+            data, begin = self._read_places(run), run[0][1]
+            for _, start, taken, size, index, stored in run:
+                contents = data[start - begin : start - begin + taken]
+                found[index] = contents if stored is None else _decompressed(contents, size)
         return found
-
-    def _read_run(self, run: list[_Small], found: dict[B3Digest, bytes]) -> None:
-        data, begin = self._read_places(run), run[0][1]
-        for _, start, taken, size, digest, stored in run:
-            contents = data[start - begin : start - begin + taken]
-            # Equal to, and hashed like, the B3Digest.
-            found[digest] = contents if stored is None else _decompressed(contents, size)  # type: ignore[index]
 
     def _read_places(self, run: list[_Small]) -> bytes:
         """All of a run in one piece."""
@@ -205,7 +200,7 @@ class LocalBlobs(BlobFiles):
             return self.packs.read(pack, begin, end - begin)
         except OSError as error:
             raise StoreAccessError(
-                f"cannot read {self.place(_row(run[0]))}: {error.strerror}", hint=_ACCESS
+                f"cannot read {self._in_pack(pack, begin)}: {error.strerror}", hint=_ACCESS
             ) from error
 
     def of_size(self, size: int) -> list[BlobRow]:

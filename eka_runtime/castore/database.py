@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from eka_runtime.castore.digest import DIGEST_SIZE
 from eka_runtime.errors import EkaError, StoreAccessError, StoreCorrupt, StoreFormatError
 
 APPLICATION_ID = 0x656B6131  # "eka1"
@@ -28,6 +29,9 @@ _BUSY_SECONDS = 60.0
 
 # An upper bound. With SQLite's own, 2 MiB, inserting 100 000 blobs takes nearly twice as long.
 _CACHE_KIB = 32 << 10
+
+# So many digests are looked up by one statement.
+AT_ONCE = 512
 
 _SCHEMA = (
     # A blob lies in a file of its own (`name`), or in a pack, from byte `start` on; `stored` is how
@@ -68,6 +72,23 @@ _HINTS = {
     sqlite3.SQLITE_BUSY: ("it is locked", "wait for the other process that is writing to it"),
     sqlite3.SQLITE_IOERR: ("the disk reports an error", "look at the system log"),
 }
+
+
+_NUMBERS = """
+    with recursive number (i) as (select 0 union all select i + 1 from number where i + 1 < ?)
+    insert or ignore into temp.nth select i from number
+"""
+
+
+def of_digests(columns: str, table: str) -> str:
+    """A statement for `Database.look_up`; `i` among the columns is the place of the digest.
+
+    All digests are bound as one value: sqlite3 takes longer to adapt one than to find its row.
+    """
+    return (
+        f"select {columns} from temp.nth cross join {table}"
+        f" where i < ?2 and digest = substr(?1, {DIGEST_SIZE} * i + 1, {DIGEST_SIZE})"
+    )
 
 
 class Connection(sqlite3.Connection):
@@ -151,6 +172,16 @@ class Database:
             return row
 
         return find
+
+    def look_up(self, statement: str, digests: Sequence[bytes]) -> list[Any]:
+        """Rows of a statement made by `of_digests`, in the order of up to AT_ONCE digests."""
+        connection = self.connection
+        if not getattr(self._local, "numbered", False):
+            connection.execute("create temp table if not exists nth (i integer primary key)")
+            connection.execute(_NUMBERS, (AT_ONCE,))
+            # Whoever rolls back takes it away again.
+            self._local.numbered = not connection.in_transaction
+        return connection.execute(statement, (b"".join(digests), len(digests))).fetchall()
 
     def epoch(self) -> int:
         """The present epoch; what it is for: `epochs.py`."""

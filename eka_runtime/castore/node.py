@@ -21,6 +21,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from functools import cached_property
+from operator import itemgetter
 from typing import NamedTuple
 
 from eka_runtime.castore.digest import DIGEST_SIZE, B3Digest
@@ -61,6 +62,7 @@ _NAME_TAG, _TARGET_TAG, _SIZE_TAG = 0x0A, 0x12, 0x18
 _ONE_BYTE = 127
 _SLASH = ord("/")
 _DOTS = (b".", b"..")
+_name_of = itemgetter(0)
 # Half the time of calling the classes: for what is known to be right.
 _new_tuple, _new_bytes = tuple.__new__, bytes.__new__
 _AFTER_DIGEST = len(_DIGEST) + DIGEST_SIZE
@@ -204,7 +206,14 @@ def _canonical_entries(data: bytes) -> list[tuple[bytes, Node]] | None:
                 digest = _new_bytes(B3Digest, data[at - DIGEST_SIZE : at])
                 below = 0
                 if at < position and data[at] == _SIZE_TAG:
-                    below, at = shortest(data, at + 1)
+                    below, at = data[at + 1], at + 2
+                    # Two bytes are what most files need, and a call for each would be felt.
+                    if below > _ONE_BYTE:
+                        more = data[at]
+                        if 0 < more <= _ONE_BYTE:
+                            below, at = below - 128 + (more << 7), at + 1
+                        else:
+                            below, at = shortest(data, at - 1)
                     if not below:
                         return None
                 if tag == _FILE_TAG:
@@ -304,7 +313,3 @@ class Directory:
 
     def __repr__(self) -> str:
         return f"<Directory {self.digest}: {len(self.entries)} entries>"
-
-
-def _name_of(entry: tuple[bytes, Node]) -> bytes:
-    return entry[0]

@@ -8,9 +8,9 @@ caller's NAR hash is for. Out of scope: what a NAR looks like (`eka_runtime.nix.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import BinaryIO, NamedTuple
 
-from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.node import DirectoryNode, FileNode, Node, SymlinkNode
 from eka_runtime.castore.services import (
     BlobService,
@@ -46,7 +46,7 @@ def write_nar(node: Node, blobs: BlobService, directories: DirectoryService, wri
     while levels:
         for name, child, data in levels[-1]:
             if data is not None:
-                sink.file_data(name, _executable(child), data)
+                sink.file_data(name, isinstance(child, FileNode) and child.executable, data)
             elif isinstance(child, DirectoryNode):
                 sink.directory(name)
                 levels.append(with_contents(directory_entries(child, directories), blobs))
@@ -89,22 +89,18 @@ def with_contents(
     many = blobs if isinstance(blobs, SmallBlobs) else None
     for first in range(0, len(entries), _AT_ONCE):
         some = entries[first : first + _AT_ONCE]
-        small: dict[B3Digest, bytes] = {}
-        if many is not None:
-            files = [node for _, node in some if isinstance(node, FileNode)]
-            small = many.read_small([node.digest for node in files if node.size < _SMALL])
+        small = [node for _, node in some if type(node) is FileNode and node.size < _SMALL]
+        found: Iterator[bytes | None] = repeat(None)
+        if many is not None and small:
+            found = iter(many.read_small([node.digest for node in small]))
         for name, node in some:
-            data = small.get(node.digest) if isinstance(node, FileNode) else None
-            # Of another size: the way with checks says so.
-            yield name, node, data if data is None or len(data) == _size(node) else None
-
-
-def _size(node: Node) -> int:
-    return node.size if isinstance(node, FileNode) else 0
-
-
-def _executable(node: Node) -> bool:
-    return isinstance(node, FileNode) and node.executable
+            data = None
+            if type(node) is FileNode and node.size < _SMALL:
+                data = next(found)
+                # Of another size: the way with checks says so.
+                if data is not None and len(data) != node.size:
+                    data = None
+            yield name, node, data
 
 
 def _write_file(sink: NarWriter, name: bytes, node: FileNode, blobs: BlobService) -> None:

@@ -8,7 +8,7 @@ a store itself is written through batches, which make many of them valid at once
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, Protocol, runtime_checkable
 
 from eka_runtime.castore.digest import B3Digest
@@ -35,8 +35,11 @@ class DirectoryService(Protocol):
 class SmallBlobs(Protocol):
     """Has small blobs at hand, of which many at once cost little more than one."""
 
-    def read_small(self, digests: Iterable[B3Digest]) -> dict[B3Digest, bytes]:
-        """Contents of those that are here and small, not verified; the others are left out."""
+    def read_small(self, digests: Sequence[B3Digest]) -> Sequence[bytes | None]:
+        """Contents, not verified, of those that are here and small; None in place of the others.
+
+        Up to 512 digests.
+        """
 
 
 class WritableBlobs(BlobService, Protocol):

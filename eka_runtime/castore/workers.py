@@ -1,8 +1,8 @@
-"""Work on parts in processes forked for it, with answers through pipes, in the order of the parts.
+"""Processes forked to help: they die with their parent, and leave Ctrl-C to him.
 
+`forked` is one of them. `Workers` work on parts, and answer through pipes in the order of the
+parts; each takes every n-th part, so nothing has to be handed out. Parts should be many and alike.
 Not concurrent.futures: its imports, threads and queues cost more than some stores take to verify.
-Each worker takes every n-th part, so nothing has to be handed out. Parts should be many and alike.
-Workers die with their parent, and leave Ctrl-C to him.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +23,9 @@ from eka_runtime.linux.syscalls import die_with_parent
 
 P = TypeVar("P")
 R = TypeVar("R")
+
+# Threads of `intake.py`, `packs.py` and `hashing.py`.
+_MOVING = ("eka-blobs", "eka-chunks", "eka-pack", "eka-sha256")
 
 
 class Workers(Closing, Generic[P, R]):
@@ -50,20 +54,14 @@ class Workers(Closing, Generic[P, R]):
             try:
                 answer, error = pickle.load(self._answers[part % len(self._answers)])
             except (EOFError, pickle.UnpicklingError):
-                raise HostError(
-                    "a process that was started to help has ended",
-                    hint="see whether the host is short of memory",
-                ) from None
+                raise ended() from None
             if error is not None:
                 raise error
             yield answer
 
     def close(self) -> None:
         for pid in self._pids:
-            # Where SIGCHLD is ignored they are gone when they have ended.
-            with suppress(ProcessLookupError, ChildProcessError):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+            end(pid)
         for pipe in self._answers:
             pipe.close()
         self._pids, self._answers = [], []
@@ -72,15 +70,49 @@ class Workers(Closing, Generic[P, R]):
         reading, writing = os.pipe2(os.O_CLOEXEC)
         self._answers.append(os.fdopen(reading, "rb"))
         try:
-            # A signal between the fork and what follows would find a worker that takes itself for
-            # its parent, or a parent that does not know it yet.
-            with _signals_held() as before:
-                pid = os.fork()
-                if not pid:
-                    _serve(work, parts, writing, before)
-                self._pids.append(pid)
+            self._pids.append(forked(lambda: _serve(work, parts, writing)))
         finally:
             os.close(writing)
+
+
+def may_fork() -> bool:
+    """Whether nothing is lost by it: there are processors, and no threads but those of ours that
+    only move bytes, so none holds a lock that a helper would wait for."""
+    if len(os.sched_getaffinity(0)) < 2:
+        return False
+    others = [thread.name for thread in threading.enumerate()]
+    return threading.current_thread() is threading.main_thread() and all(
+        name.startswith(_MOVING) for name in others if name != threading.main_thread().name
+    )
+
+
+def forked(life: Callable[[], None]) -> int:
+    """The process in which `life` goes on; of what it inherits it may use nothing but what is its.
+
+    `end` it, unless it has ended by itself and was waited for.
+    """
+    # A signal between the fork and what follows would find a helper that takes itself for its
+    # parent, or a parent that does not know it yet.
+    with _signals_held() as before:
+        pid = os.fork()
+        if not pid:
+            _live(life, before)
+    return pid
+
+
+def end(pid: int) -> None:
+    # Where SIGCHLD is ignored they are gone when they have ended.
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def ended() -> HostError:
+    """The error when a helper answers no more."""
+    return HostError(
+        "a process that was started to help has ended",
+        hint="see whether the host is short of memory",
+    )
 
 
 @contextmanager
@@ -93,26 +125,25 @@ def _signals_held() -> Iterator[set[int]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(
-    work: Callable[[Sequence[P]], Iterable[R]],
-    parts: Sequence[P],
-    writing: int,
-    held: Iterable[int],
-) -> None:
-    """The whole life of a worker, which begins with all signals held."""
+def _live(life: Callable[[], None], held: Iterable[int]) -> None:
+    """The whole life of a helper, which begins with all signals held."""
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
         die_with_parent()
-        for answer in _answers(work, parts):
-            write_all(writing, pickle.dumps(answer))
+        life()
         status = 0
     except BaseException:
         write_all(2, traceback.format_exc().encode())
     finally:
         # Nothing of the parent's is closed, flushed or cleaned up here.
         os._exit(status)
+
+
+def _serve(work: Callable[[Sequence[P]], Iterable[R]], parts: Sequence[P], writing: int) -> None:
+    for answer in _answers(work, parts):
+        write_all(writing, pickle.dumps(answer))
 
 
 def _answers(

@@ -388,10 +388,11 @@ class NarWriter:
     def file_data(self, name: bytes, executable: bool, data: bytes) -> None:
         """A file of any size whose contents are at hand."""
         names, size = self._names, len(data)
-        if size < self._FLUSH and names and name > names[-1] and not _name_problem(name):
+        length = len(name)
+        valid = 0 < length <= MAX_NAME and _SLASH not in name and 0 not in name
+        if size < self._FLUSH and names and name > names[-1] and valid and name not in _DOTS:
             # The rest does the same in three steps, which would be felt in exports of small files.
             names[-1] = name
-            length = len(name)
             head = (_EXECUTABLE_AFTER if executable else _FILE_AFTER)[length & 7]
             close = _LEAF_CLOSE_AFTER[size & 7]
             self._pending += (_ENTRY, U64.pack(length), name, head, U64.pack(size), data, close)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eka_runtime.castore.database import VERSION, Database
+from eka_runtime.castore.database import AT_ONCE, VERSION, Database, of_digests
 from eka_runtime.errors import StoreAccessError, StoreCorrupt, StoreFormatError
 
 SCHEMA = ("create table more (number integer primary key)",)
@@ -199,3 +199,46 @@ def test_a_copy_of_the_file_is_a_database(file: Path) -> None:
     copy = Database(file.with_name("copy"), SCHEMA)
     assert _numbers(copy) == [1]
     copy.close()
+
+
+LOOK_UP = of_digests("i, data", "directory")
+
+
+def _with_directories(file: Path, digests: list[bytes]) -> Database:
+    database = Database(file, SCHEMA)
+    rows = [(digest, digest[:3]) for digest in digests]
+    database.connection.executemany("insert into directory (digest, data) values (?, ?)", rows)
+    return database
+
+
+def test_many_digests_are_looked_up_in_their_order(file: Path) -> None:
+    digests = [os.urandom(32) for _ in range(AT_ONCE)]
+    database = _with_directories(file, digests[::2])
+    expected = [(i, digest[:3]) for i, digest in enumerate(digests) if i % 2 == 0]
+    assert database.look_up(LOOK_UP, digests) == expected
+    twice = [digests[2], digests[1], digests[0], digests[2]]
+    assert [i for i, _ in database.look_up(LOOK_UP, twice)] == [0, 2, 3]
+    assert database.look_up(LOOK_UP, []) == []
+    database.close()
+
+
+def test_looking_up_survives_a_transaction_that_is_taken_back(file: Path) -> None:
+    [digest] = digests = [os.urandom(32)]
+    database = _with_directories(file, digests)
+
+    def look_up_and_fail() -> None:
+        assert database.look_up(LOOK_UP, digests) == [(0, digest[:3])]
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), database.transaction():
+        look_up_and_fail()
+    assert database.look_up(LOOK_UP, digests) == [(0, digest[:3])]
+    database.close()
+
+
+def test_a_store_that_is_only_read_is_looked_up_in(file: Path) -> None:
+    digests = [os.urandom(32)]
+    _with_directories(file, digests).close()
+    database = Database(file, readonly=True)
+    assert len(database.look_up(LOOK_UP, digests)) == 1
+    database.close()

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import threading
 from functools import partial
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eka_runtime.castore import hashing
 from eka_runtime.castore.hashing import StreamHash
+from eka_runtime.castore.workers import may_fork
+from eka_runtime.errors import HostError
 
 
 def _threads() -> list[str]:
@@ -54,3 +60,82 @@ def test_short_streams_take_no_thread() -> None:
     with StreamHash() as stream:
         stream.update(bytes(1000))
         assert "eka-sha256" not in _threads()
+
+
+def _children() -> list[str]:
+    me = os.getpid()
+    return Path(f"/proc/{me}/task/{me}/children").read_text().split()
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process goes on soon."""
+    monkeypatch.setattr(hashing, "APART", 1 << 18)
+    monkeypatch.setattr(hashing, "may_fork", lambda: True)
+
+
+@pytest.mark.usefixtures("apart")
+@given(st.lists(st.integers(0, 700_000), max_size=12))
+@settings(max_examples=25)
+def test_a_process_goes_on_with_the_same_hash(sizes: list[int]) -> None:
+    expected = hashlib.sha256()
+    with StreamHash() as stream:
+        for number, size in enumerate([300_000, *sizes]):
+            piece = bytes([number]) * size
+            stream.update(piece)
+            expected.update(piece)
+        assert len(_children()) == 1
+        assert stream.digest() == expected.digest()
+    assert not _children()
+
+
+@pytest.mark.usefixtures("apart")
+def test_pieces_may_change_when_they_are_done_with() -> None:
+    piece, calls = bytearray(b"a" * 300_000), []
+    with StreamHash() as stream:
+        stream.update(piece)
+        stream.update(piece, lambda: calls.append(1))
+        piece[:] = b"b" * 300_000
+        assert calls == [1]
+        assert stream.digest() == hashlib.sha256(b"a" * 600_000).digest()
+
+
+@pytest.mark.usefixtures("apart")
+def test_large_pieces_stay_in_the_thread() -> None:
+    with StreamHash() as stream:
+        stream.update(bytes(1 << 20), lambda: None)
+        stream.update(bytes(1 << 20))
+        assert not _children()
+
+
+@pytest.mark.usefixtures("apart")
+def test_a_process_that_is_killed_is_an_error() -> None:
+    def go_on(stream: StreamHash) -> None:
+        for _ in range(100):
+            stream.update(bytes(1 << 20))
+        stream.digest()
+
+    with StreamHash() as stream:
+        stream.update(bytes(1 << 19))
+        os.kill(int(_children()[0]), signal.SIGKILL)
+        with pytest.raises(HostError, match="has ended"):
+            go_on(stream)
+    assert not _children()
+
+
+def test_whoever_has_threads_of_others_does_not_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert may_fork()
+    wait = threading.Event()
+    other = threading.Thread(target=wait.wait)
+    other.start()
+    try:
+        assert not may_fork()
+    finally:
+        wait.set()
+        other.join()
+
+
+def test_one_processor_has_no_use_for_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert not may_fork()
