@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 GARBAGE = 50_000
 """Objects beyond those freed at once, after which Python looks for cycles; by default 700."""
 
+# Of `eka store`.
+_PLAIN = (["add"], ["import"], ["export"], ["verify"])
+
 WHOLE = b"from eka.entry import main; main()"
 
 
@@ -47,11 +50,22 @@ def _attempt(words: list[str]) -> None:
 def main() -> NoReturn:
     words = sys.argv[1:]
     collect_rarely()
-    if words[:1] == ["eval"] and b"_EKA_COMPLETE" not in posix.environ:
+    # A shell that asks for completions is for click to answer.
+    if b"_EKA_COMPLETE" not in posix.environ:
+        _plain(words)
+    whole()
+
+
+def _plain(words: list[str]) -> None:
+    """Does it without click and ends the process, or returns."""
+    if words[:1] == ["eval"]:
         from eka import plain_eval
 
         plain_eval.attempt(words[1:])
-    whole()
+    elif words[:1] == ["store"] and words[1:2] in _PLAIN:
+        from eka import plain_store
+
+        plain_store.attempt(words[1:])
 
 
 def whole() -> NoReturn:

@@ -1,26 +1,19 @@
 """`eka store`: putting things into the store and getting them out again.
 
-Most commands are in the modules beside this one, which are imported when one of theirs is
-called. Constraint: stdout carries store paths or the
-bytes asked for and nothing else; library modules are imported when a command runs, not before.
+Most commands are in the modules beside this one, which are imported when one of theirs is called;
+what those do that are often repeated is in `storing.py`. Constraint: stdout carries store paths or
+the bytes asked for and nothing else; library modules are imported when a command runs, not before.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from eka.completing import files, store_paths, store_places
 from eka.context import Context
 from eka.lazy_group import LazyGroup
-
-if TYPE_CHECKING:
-    from eka_runtime.store.pathinfo import PathInfo
-    from eka_runtime.store.store import Store
-
 
 _SHOW, _GC, _SIGN = "eka.commands.store_show", "eka.commands.store_gc", "eka.commands.store_sign"
 
@@ -69,20 +62,12 @@ def add(context: Context, paths: tuple[str, ...], name: str | None, flat: bool) 
 
     With --flat they are those of `nix-store --add-fixed sha256`.
     """
+    from eka.commands import storing
     from eka_runtime.errors import UsageError
 
     if name is not None and len(paths) > 1:
         raise UsageError("`--name` names one path", hint="add the paths one by one")
-    with context.open_store() as store:
-        for path in paths:
-            _print_path(context, _add(context, store, path, name, flat))
-
-
-def _add(context: Context, store: Store, path: str, name: str | None, flat: bool) -> PathInfo:
-    with context.output.progress(f"adding {path}") as update:
-        if flat:
-            return store.add_flat(path, name=name, progress=update)
-        return store.add_tree(path, name=name, progress=update)
+    storing.add(context, paths, name, flat)
 
 
 @click.command("import")
@@ -93,19 +78,9 @@ def import_(context: Context, file: str) -> None:
 
     Every path is printed when it is safely stored; the rest of a broken stream changes nothing.
     """
-    from eka.commands.store_arguments import input_bytes
+    from eka.commands import storing
 
-    with input_bytes(file) as read, context.open_store() as store:
-        store.import_stream(read, each=lambda info: _print_path(context, info))
-
-
-def _print_path(context: Context, info: PathInfo) -> None:
-    if context.json:
-        context.output.json({"path": str(info.path)})
-    else:
-        context.output.data(str(info.path))
-    # Each path is valid from now on, whatever becomes of the rest: whoever reads must learn of it.
-    sys.stdout.flush()
+    storing.import_stream(context, file)
 
 
 @click.command()
@@ -114,12 +89,9 @@ def _print_path(context: Context, info: PathInfo) -> None:
 @click.pass_obj
 def export(context: Context, paths: tuple[str, ...], closure: bool) -> None:
     """Write paths to stdout as a stream for `nix-store --import` or `eka store import`."""
-    from eka.commands.store_arguments import refuse_terminal, store_path
+    from eka.commands import storing
 
-    refuse_terminal("an export stream", "eka store export PATH > FILE")
-    wanted = [store_path(path) for path in paths]
-    with context.open_store(create=False) as store:
-        store.export(store.closure(wanted) if closure else wanted, context.output.bytes)
+    storing.export(context, paths, closure)
 
 
 @click.command()

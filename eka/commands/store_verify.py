@@ -6,7 +6,7 @@ stdout has one line, or one JSON object, per problem; the exit status says wheth
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from eka_runtime.store.copying import Source
     from eka_runtime.store.repair import Nars
     from eka_runtime.store.store import Store
-    from eka_runtime.store.verify import Lost, Problem, Verified
+    from eka_runtime.store.verify import Lost, Verified
 
 
 @click.command()
@@ -32,34 +32,22 @@ def verify(context: Context, deep: bool, repair: bool) -> None:
     With --repair, what is lost is looked for in checkouts, far services and binary caches, and the
     status says whether anything is still wrong.
     """
-    from eka_runtime.errors import StoreCorrupt
-    from eka_runtime.store.verify import counted
+    from eka.commands import storing
 
+    if not repair:
+        storing.verify(context, deep)
+        return
     with context.open_store(create=False) as store:
-        if repair:
-            store.require_writable()
-            _repair(context, store, _check(context, store, deep, context.output.message))
-        result = _check(context, store, deep, context.output.data)
-        if result.problems:
-            raise StoreCorrupt(
-                f"{counted(result.problems, 'problem')} in the store `{store.root}`",
-                hint="fetch the damaged paths from somewhere else: `eka store gc` them,"
-                " then add, import or copy them again"
-                if repair
-                else "run `eka store verify --deep --repair`",
-            )
-        context.output.message(result.summary())
-
-
-def _check(context: Context, store: Store, deep: bool, say: Callable[[str], object]) -> Verified:
-    def report(problem: Problem) -> None:
-        if context.json and say == context.output.data:
-            context.output.json(problem._asdict())
-        else:
-            say(f"{problem.kind} {problem.subject}: {problem.detail}")
-
-    with context.output.progress("verifying") as update:
-        return store.verify(deep=deep, report=report, progress=update)
+        store.require_writable()
+        _repair(context, store, storing.check(context, store, deep, context.output.message))
+        result = storing.check(context, store, deep, context.output.data)
+        storing.judge(
+            context,
+            store,
+            result,
+            "fetch the damaged paths from somewhere else: `eka store gc` them,"
+            " then add, import or copy them again",
+        )
 
 
 def _repair(context: Context, store: Store, result: Verified) -> None:

@@ -147,13 +147,15 @@ class LocalBlobs(BlobFiles):
     def differing(self, rows: Iterable[_Small]) -> Iterator[BlobRow]:
         """Of packed blobs in the order in which they lie, those that have to be looked at by
         themselves: they have another digest, or cannot be read, or are compressed."""
+        buffer = memoryview(bytearray(_RUN_SIZE + PACKED_MAX))
         for run in _runs(rows):
+            pack, begin = run[0][:2]
             try:
-                data = memoryview(self._read_places(run))
-            except StoreError:
+                data = buffer[: run[-1][1] + run[-1][2] - begin]
+                self.packs.read_into(pack, begin, data)
+            except (StoreError, OSError):
                 yield from map(_row, run)
                 continue
-            begin = run[0][1]
             for row in run:
                 _, start, taken, _, digest, stored = row
                 contents = data[start - begin : start - begin + taken]

@@ -74,6 +74,7 @@ _HINTS = {
 }
 
 
+_NTH = "create temp table nth (i integer primary key)"
 _NUMBERS = """
     with recursive number (i) as (select 0 union all select i + 1 from number where i + 1 < ?)
     insert or ignore into temp.nth select i from number
@@ -177,9 +178,8 @@ class Database:
         """Rows of a statement made by `of_digests`, in the order of up to AT_ONCE digests."""
         connection = self.connection
         if not getattr(self._local, "numbered", False):
-            connection.execute("create temp table if not exists nth (i integer primary key)")
             connection.execute(_NUMBERS, (AT_ONCE,))
-            # Whoever rolls back takes it away again.
+            # Whoever rolls back takes them away again.
             self._local.numbered = not connection.in_transaction
         return connection.execute(statement, (b"".join(digests), len(digests))).fetchall()
 
@@ -246,6 +246,8 @@ class Database:
                 sqlite3.Connection.execute(connection, f"pragma cache_size = -{_CACHE_KIB}")
                 # The first access to the file, where errors of opening show.
                 sqlite3.Connection.execute(connection, "select count(*) from sqlite_schema")
+                # For `look_up`. Not there: a new table ends all statements that are at work.
+                sqlite3.Connection.execute(connection, _NTH)
             except BaseException:
                 connection.close()
                 raise

@@ -67,6 +67,10 @@ class StreamHash(Closing):
         else:
             self._beside(data, done)
 
+    def copy(self, data: memoryview) -> None:
+        """As `update`, for data that changes as soon as this returns."""
+        self.update(data if self._process is not None else bytes(data))
+
     def _beside(self, data: _Data, done: Callable[[], None] | None) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="eka-sha256")

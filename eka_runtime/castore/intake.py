@@ -34,7 +34,7 @@ from eka_runtime.linux.syscalls import begin_writing
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-INLINE_MAX = 1 << 17
+INLINE_MAX = 1 << 16
 LARGE = 1 << 20
 DIRECT_MIN = 1 << 26
 CHUNK = 1 << 20
@@ -80,7 +80,12 @@ class Intake(Closing):
 
     def add(self, data: bytes, executable: bool, adopted: int | None = None) -> B3Digest:
         """`adopted`: a descriptor of the file, if it may become the blob itself."""
-        digest = B3Digest.of(data)
+        return self.take(B3Digest.of(data), data, executable, adopted)
+
+    def take(
+        self, digest: B3Digest, data: bytes, executable: bool, adopted: int | None = None
+    ) -> B3Digest:
+        """As `add`, for data whose digest is known."""
         if len(data) < PACKED_MAX:
             self._batch.offer(digest, data)
         elif not self._batch.knows(digest, len(data)):

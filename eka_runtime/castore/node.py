@@ -60,6 +60,8 @@ _EXECUTABLE = b"\x20\x01"
 _DIRECTORY_TAG, _FILE_TAG, _SYMLINK_TAG = _DIRECTORY[0], _FILE[0], _SYMLINK[0]
 _NAME_TAG, _TARGET_TAG, _SIZE_TAG = 0x0A, 0x12, 0x18
 _ONE_BYTE = 127
+_TWO_BYTES = (1 << 14) - 1
+_SHORT = 80  # a name with which the length of an entry takes one byte
 _SLASH = ord("/")
 _DOTS = (b".", b"..")
 _name_of = itemgetter(0)
@@ -101,6 +103,16 @@ def _entry_problem(name: bytes, node: Node, last: bytes) -> str | None:
 
 def _encode(name: bytes, node: Node) -> bytes:
     """An entry with its tag; good as an element of a Directory and as an Entry alike."""
+    length = len(name)
+    if type(node) is FileNode and 0 < length <= _SHORT and 0 < node.size <= _TWO_BYTES:
+        # What the rest makes of most files, at half the time.
+        size = node.size
+        digits = (size,) if size <= _ONE_BYTE else (size & 127 | 128, size >> 7)
+        sizes = bytes((_SIZE_TAG, *digits))
+        if node.executable:
+            sizes += _EXECUTABLE
+        head = bytes((_FILE_TAG, 2 + length + _AFTER_DIGEST + len(sizes), _NAME_TAG, length))
+        return b"".join((head, name, _DIGEST, node.digest, sizes))
     if isinstance(node, SymlinkNode):
         tag, value = _SYMLINK, b"\x12" + varint(len(node.target)) + node.target
     else:

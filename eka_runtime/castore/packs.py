@@ -71,6 +71,18 @@ class PackReader:
             )
         return data
 
+    def read_into(self, pack: int, start: int, view: memoryview) -> None:
+        """As `read`, for much at a time: new memory for each would cost as much as reading."""
+        fd = self._open.get(pack)
+        if fd is None:
+            # Opens it, and says what is wrong with it.
+            self.read(pack, start, 0)
+            fd = self._open.get(pack)
+        if fd is None:
+            view[:] = self.read(pack, start, len(view))
+        elif os.preadv(fd, [view], start) != len(view):
+            self.read(pack, start, len(view))
+
     def size(self, pack: int) -> int:
         """Of the whole file; raises OSError."""
         return os.stat(self.directory / pack_name(pack)).st_size

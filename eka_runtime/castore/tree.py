@@ -1,35 +1,55 @@
 """Reads a tree from disk, in the order of its NAR, into a castore node and a NAR hash.
 
 Without recursion and with few descriptors (`descent.py`), so that depth costs nothing; relative to
-open directories, so that long paths do not either. Small files are the hot path here: a dozen
-system calls and as little else as possible for each. Every file is read once; what the NAR's hash
-covers and what becomes a blob are the same bytes, even if the file changes meanwhile.
+open directories, so that long paths do not either. Small files are the hot path here: where there
+are many, processes read and hash them (`tree_walk.py`), and what is left for this one is as little
+as possible for each. Every file is read once; what the NAR's hash covers and what becomes a blob
+are the same bytes, even if the file changes meanwhile.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from itertools import chain
 
 from eka_runtime.castore.assembly import Assembly
 from eka_runtime.castore.batch import Batch
 from eka_runtime.castore.blobs import PACKED_MAX
+from eka_runtime.castore.crew import Crew
 from eka_runtime.castore.descent import Descent
+from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.hashing import StreamHash
 from eka_runtime.castore.intake import LARGE, Intake
 from eka_runtime.castore.node import FileNode, SymlinkNode
+from eka_runtime.castore.tree_walk import (
+    FILE_FLAGS,
+    Enter,
+    Files,
+    Found,
+    GroupReader,
+    Leave,
+    Step,
+    shown,
+    unreadable,
+    walk,
+)
+from eka_runtime.castore.workers import may_fork
 from eka_runtime.closing import Closing
 from eka_runtime.errors import CastoreError, StoreAccessError
 from eka_runtime.nix import nar
 
-# O_NONBLOCK: a fifo that took the place of a file must not make us wait for a writer.
-_FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # Framing and small files are joined up to _FLUSH bytes; contents from _APART on are not copied.
 _FLUSH = 1 << 18
 _APART = 1 << 16
+
+# As many files as make it worth while to start other processes, and how many of those.
+HELPED_FROM = 1024
+_HELPERS_MAX = 4
+_SLOT = 1 << 21
 
 _KINDS = {
     stat.S_IFSOCK: "a socket",
@@ -38,13 +58,6 @@ _KINDS = {
     stat.S_IFCHR: "a character device",
     stat.S_IFDIR: "a directory",
 }
-
-
-class _Level(NamedTuple):
-    """A directory being read: its name, and name and kind of each entry that is left."""
-
-    name: bytes
-    entries: Iterator[tuple[bytes, int]]
 
 
 class TreeReader(Closing):
@@ -65,7 +78,7 @@ class TreeReader(Closing):
         self._adopting = adopting
         self._nar = bytearray(nar.MAGIC)
         self._descent = Descent()
-        self._levels: list[_Level] = []
+        self._names: list[bytes] = []  # of the open directories, the root's own is b""
         # For openat(2) and the like: the current directory, None for the root itself.
         self._fd: int | None = None
 
@@ -77,15 +90,76 @@ class TreeReader(Closing):
             kind = stat.S_IFMT(os.lstat(self._source).st_mode)
         except OSError as error:
             raise self._unreadable(b"", error) from error
-        self._node(b"", kind)
-        while self._levels:
-            for name, kind in self._levels[-1].entries:
-                self._nar += nar.entry_open(name)
-                if self._node(name, kind):
-                    break
-            else:
-                self._leave()
+        if kind == stat.S_IFDIR:
+            self._tree()
+        else:
+            self._leaf(b"", kind)
         self._flush()
+
+    def _tree(self) -> None:
+        steps = walk(self._source)
+        first: list[Step] = []
+        files = 0
+        for step in steps:
+            first.append(step)
+            files += len(step.names) if isinstance(step, Files) else 0
+            if files >= HELPED_FROM:
+                break
+        if files >= HELPED_FROM and may_fork():
+            self._with_help(chain(first, steps))
+            return
+        for step in chain(first, steps):
+            self._step(step)
+
+    def _with_help(self, steps: Iterator[Step]) -> None:
+        ahead: deque[Step] = deque()
+
+        def tasks() -> Iterator[Files]:
+            for step in steps:
+                ahead.append(step)
+                if isinstance(step, Files):
+                    yield step
+
+        number = min(len(os.sched_getaffinity(0)), _HELPERS_MAX)
+        limit = LARGE if self._adopting is None else PACKED_MAX
+        with Crew(GroupReader(self._source, limit), number, _SLOT) as crew:
+            for found, slot in crew.map(tasks()):
+                while not isinstance(step := ahead.popleft(), Files):
+                    self._step(step)
+                self._group(step.names, found, slot)
+        for step in ahead:
+            self._step(step)
+
+    def _step(self, step: Step) -> None:
+        if isinstance(step, Files):
+            for name in step.names:
+                self._entry(name, stat.S_IFREG)
+        elif isinstance(step, Enter):
+            self._enter(step.name)
+        elif isinstance(step, Leave):
+            self._leave()
+        else:
+            self._entry(step.name, step.kind)
+
+    def _group(
+        self, names: Iterable[bytes], found: Iterable[Found | None], slot: memoryview
+    ) -> None:
+        """Files that were read by a helper, if nothing about them is odd."""
+        take, add_file = self._intake.take, self._assembly.add_file
+        begin = end = 0
+        self._flush()
+        for name, one in zip(names, found, strict=True):
+            if one is None:
+                self._nar_hash.copy(slot[begin:end])
+                begin = end
+                self._entry(name, stat.S_IFREG)
+                self._flush()
+                continue
+            digest, size, executable, start = one
+            data = bytes(slot[start : start + size])
+            end = start + size + len(nar.file_close(size))
+            add_file(name, FileNode(take(B3Digest(digest), data, executable), size, executable))
+        self._nar_hash.copy(slot[begin:end])
 
     def read_flat(self, content_hash: StreamHash) -> FileNode:
         """Takes the source for a regular file that is not executable, through symlinks."""
@@ -93,33 +167,31 @@ class TreeReader(Closing):
         self._flush()
         return node
 
-    def _node(self, name: bytes, kind: int) -> bool:
-        """Reads a node; for a directory only begins to, and returns True."""
+    def _entry(self, name: bytes, kind: int) -> None:
+        self._nar += nar.entry_open(name)
+        self._leaf(name, kind)
+        self._nar += nar.ENTRY_CLOSE
+
+    def _leaf(self, name: bytes, kind: int) -> None:
         if kind == stat.S_IFREG:
             self._file(name)
-        elif kind == stat.S_IFDIR:
-            self._enter(name)
-            return True
         elif kind == stat.S_IFLNK:
             self._symlink(name)
         else:
             raise self._unfit(name, kind)
-        if self._levels:
-            self._nar += nar.ENTRY_CLOSE
-        return False
 
     def _enter(self, name: bytes) -> None:
-        if len(self._levels) == nar.MAX_DEPTH:
+        if len(self._names) == nar.MAX_DEPTH:
             raise CastoreError(
-                f"{self._path(name)}: directories are nested more than {nar.MAX_DEPTH} deep"
+                f"{shown(self._path(name))}: directories are nested more than {nar.MAX_DEPTH} deep"
             )
         try:
             self._fd = self._descent.enter(name or self._source)
-            with os.scandir(self._fd) as found:
-                entries = sorted([(os.fsencode(entry.name), _kind(entry)) for entry in found])
         except OSError as error:
             raise self._unreadable(name, error) from error
-        self._levels.append(_Level(name, iter(entries)))
+        if self._names:
+            self._nar += nar.entry_open(name)
+        self._names.append(name)
         self._nar += nar.DIRECTORY_OPEN
         self._assembly.directory(name)
 
@@ -128,10 +200,10 @@ class TreeReader(Closing):
             self._descent.leave()
         except OSError as error:
             raise self._unreadable(b"", error) from error
-        self._levels.pop()
+        self._names.pop()
         self._nar += nar.NODE_CLOSE
         self._assembly.end_directory()
-        if self._levels:
+        if self._names:
             self._fd = self._descent.fd
             self._nar += nar.ENTRY_CLOSE
 
@@ -144,7 +216,7 @@ class TreeReader(Closing):
         self._assembly.add(name, SymlinkNode(target))
 
     def _file(self, name: bytes, content_hash: StreamHash | None = None) -> FileNode:
-        flags = _FILE_FLAGS if content_hash else _FILE_FLAGS | os.O_NOFOLLOW
+        flags = FILE_FLAGS if content_hash else FILE_FLAGS | os.O_NOFOLLOW
         try:
             fd = os.open(name or self._source, flags, dir_fd=self._fd)
             try:
@@ -177,15 +249,18 @@ class TreeReader(Closing):
             data += more
         if len(data) != size:
             raise self._changed(name)
-        if size < _APART:
-            self._nar += data
-        else:
-            self._flush()
-            self._nar_hash.update(data)
+        self._contents(data)
         if content_hash is not None:
             content_hash.update(data)
         adopted = fd if size >= PACKED_MAX and self._adopts(fd) else None
         return FileNode(self._intake.add(data, executable, adopted), size, executable)
+
+    def _contents(self, data: bytes) -> None:
+        if len(data) < _APART:
+            self._nar += data
+        else:
+            self._flush()
+            self._nar_hash.update(data)
 
     def _large(
         self, name: bytes, fd: int, size: int, executable: bool, content_hash: StreamHash | None
@@ -215,34 +290,21 @@ class TreeReader(Closing):
         self._nar_hash.update(self._nar)
         self._nar = bytearray()
 
-    def _path(self, name: bytes) -> str:
-        below = [level.name for level in self._levels[1:]] + [name] * bool(name and self._levels)
-        return b"/".join([self._source, *below]).decode("utf-8", "backslashreplace")
+    def _path(self, name: bytes) -> list[bytes]:
+        return [self._source, *self._names[1:], *[name] * bool(name and self._names)]
 
     def _unfit(self, name: bytes, kind: int) -> CastoreError:
         what = _KINDS.get(kind, "of an unknown kind")
         return CastoreError(
-            f"{self._path(name)} is {what}; the store holds files, directories and symlinks",
+            f"{shown(self._path(name))} is {what}; the store holds files, directories and symlinks",
             hint="remove it, or add what is beside it",
         )
 
     def _changed(self, name: bytes) -> CastoreError:
         return CastoreError(
-            f"{self._path(name)} changed its size while it was read",
+            f"{shown(self._path(name))} changed its size while it was read",
             hint="wait until nothing writes to it any more",
         )
 
     def _unreadable(self, name: bytes, error: OSError) -> StoreAccessError:
-        return StoreAccessError(
-            f"cannot read {self._path(name)}: {error.strerror}",
-            hint="check that it exists and that you may read it",
-        )
-
-
-def _kind(entry: os.DirEntry[str]) -> int:
-    # Mostly the kernel has told already: one system call less for each entry.
-    if entry.is_file(follow_symlinks=False):
-        return stat.S_IFREG
-    if entry.is_dir(follow_symlinks=False):
-        return stat.S_IFDIR
-    return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+        return unreadable(self._path(name), error)

@@ -23,7 +23,6 @@ from typing import Protocol, runtime_checkable
 
 from eka_runtime.errors import NarError
 from eka_runtime.nix.tokens import (
-    DIRECT_SIZE,
     PADDING,
     U64,
     NarReader,
@@ -53,7 +52,9 @@ __all__ = [
     "Write",
     "entry_open",
     "entry_overhead",
+    "file_close",
     "file_header",
+    "file_open",
     "file_overhead",
     "padding",
     "parse_nar",
@@ -98,6 +99,17 @@ def symlink(target: bytes) -> bytes:
 def entry_open(name: bytes) -> bytes:
     """What precedes the node of a directory entry; ENTRY_CLOSE follows it."""
     return _ENTRY + token(name) + _NODE
+
+
+def file_open(name: bytes, executable: bool, size: int) -> bytes:
+    """What precedes the contents of a directory entry that is a file; `file_close` follows them."""
+    length = len(name)
+    head = (_EXECUTABLE_AFTER if executable else _FILE_AFTER)[length & 7]
+    return b"".join((_ENTRY, U64.pack(length), name, head, U64.pack(size)))
+
+
+def file_close(size: int) -> bytes:
+    return _LEAF_CLOSE_AFTER[size & 7]
 
 
 def file_overhead(executable: bool, size: int) -> int:
@@ -350,6 +362,8 @@ class NarWriter:
     __slots__ = ("_begun", "_names", "_pending", "_pending_size", "_write")
 
     _FLUSH = 1 << 17
+    # More, and the memory for each comes from the kernel, and goes back to it.
+    _PIECE = 1 << 18
 
     def __init__(self, write: Write) -> None:
         self._write = write
@@ -378,7 +392,7 @@ class NarWriter:
         self._open(name, (_EXECUTABLE if executable else _FILE) + u64(size))
         left = size
         while left:
-            data = read(min(left, DIRECT_SIZE))
+            data = read(min(left, self._PIECE))
             if not 0 < len(data) <= left:
                 raise NarError(f"contents of {quote(name)} do not have the {size} bytes announced")
             left -= len(data)

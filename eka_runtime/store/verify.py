@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eka_runtime.castore.blobs import BlobFiles, BlobRow, decoded
+from eka_runtime.castore.database import AT_ONCE, of_digests
 from eka_runtime.castore.digest import DIGEST_SIZE, B3Digest
 from eka_runtime.castore.directories import decode_verified
 from eka_runtime.castore.node import Directory, DirectoryNode, FileNode, Node
@@ -50,7 +51,7 @@ _BLOBS = (
 )
 # Files whose blobs are looked for at once, which bounds memory.
 _AT_ONCE = 1 << 16
-_ASKED_MAX = 500
+_SIZES = of_digests("digest, size", "blob")
 # A look-up takes as long as so many rows of a scan.
 _SCAN_MAX = 5
 
@@ -213,18 +214,12 @@ class _Check:
     def _blob_sizes(self, digests: Set[B3Digest]) -> dict[bytes, int]:
         known: dict[bytes, int] = {}
         with self._attempt("database", self._store.layout.database):
-            execute = self._store.database.connection.execute
+            database = self._store.database
             if self._blob_rows < _SCAN_MAX * len(digests):
-                found = execute("select digest, size from blob")
-                known.update(row for row in found if row[0] in digests)
-                return known
+                return dict(database.connection.execute("select digest, size from blob"))
             every = list(digests)
-            for first in range(0, len(every), _ASKED_MAX):
-                asked = every[first : first + _ASKED_MAX]
-                marks = ",".join("?" * len(asked))
-                known.update(
-                    execute(f"select digest, size from blob where digest in ({marks})", asked)
-                )
+            for first in range(0, len(every), AT_ONCE):
+                known.update(database.look_up(_SIZES, every[first : first + AT_ONCE]))
         return known
 
     def paths(self) -> None:

@@ -236,6 +236,15 @@ def test_looking_up_survives_a_transaction_that_is_taken_back(file: Path) -> Non
     database.close()
 
 
+def test_looking_up_in_the_middle_of_another_statement(file: Path) -> None:
+    digests = [os.urandom(32) for _ in range(3)]
+    database = _with_directories(file, digests)
+    rows = database.connection.execute("select digest from directory order by data, random()")
+    seen = {digest for (digest,) in rows if database.look_up(LOOK_UP, digests)}
+    assert seen == set(digests)
+    database.close()
+
+
 def test_a_store_that_is_only_read_is_looked_up_in(file: Path) -> None:
     digests = [os.urandom(32)]
     _with_directories(file, digests).close()

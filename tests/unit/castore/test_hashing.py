@@ -62,7 +62,7 @@ def test_short_streams_take_no_thread() -> None:
         assert "eka-sha256" not in _threads()
 
 
-def _children() -> list[str]:
+def children() -> list[str]:
     me = os.getpid()
     return Path(f"/proc/{me}/task/{me}/children").read_text().split()
 
@@ -84,9 +84,9 @@ def test_a_process_goes_on_with_the_same_hash(sizes: list[int]) -> None:
             piece = bytes([number]) * size
             stream.update(piece)
             expected.update(piece)
-        assert len(_children()) == 1
+        assert len(children()) == 1
         assert stream.digest() == expected.digest()
-    assert not _children()
+    assert not children()
 
 
 @pytest.mark.usefixtures("apart")
@@ -105,7 +105,7 @@ def test_large_pieces_stay_in_the_thread() -> None:
     with StreamHash() as stream:
         stream.update(bytes(1 << 20), lambda: None)
         stream.update(bytes(1 << 20))
-        assert not _children()
+        assert not children()
 
 
 @pytest.mark.usefixtures("apart")
@@ -117,10 +117,10 @@ def test_a_process_that_is_killed_is_an_error() -> None:
 
     with StreamHash() as stream:
         stream.update(bytes(1 << 19))
-        os.kill(int(_children()[0]), signal.SIGKILL)
+        os.kill(int(children()[0]), signal.SIGKILL)
         with pytest.raises(HostError, match="has ended"):
             go_on(stream)
-    assert not _children()
+    assert not children()
 
 
 def test_whoever_has_threads_of_others_does_not_fork(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ _NASTY: dict[bytes, Tree] = {
 NASTY = Dir(tuple(sorted(_NASTY.items())))
 
 
-def _in_castore(castore: Castore, source: Path) -> tuple[bytes, bytes, int]:
+def in_castore(castore: Castore, source: Path) -> tuple[bytes, bytes, int]:
     """NAR as rendered from the castore, with the hash and the size that ingestion gave."""
     done = castore.add_tree(source)
     nar = nar_of(done.node, castore.blobs, castore.directories)
@@ -66,7 +66,7 @@ def test_any_tree_renders_as_its_nar(tree: Tree) -> None:
     with temporary() as path, Castore.open(path / "castore") as castore:
         expected = naive_nar(tree)
         source = to_disk(tree, path / "source")
-        assert _in_castore(castore, source) == (
+        assert in_castore(castore, source) == (
             expected,
             hashlib.sha256(expected).digest(),
             len(expected),
@@ -82,7 +82,7 @@ def test_nix_dumps_the_same(castore: Castore, tmp_path: Path, tree: Tree) -> Non
     dump = subprocess.run(
         [require("nix-store"), "--dump", source], capture_output=True, check=True
     ).stdout
-    assert _in_castore(castore, source) == (dump, hashlib.sha256(dump).digest(), len(dump))
+    assert in_castore(castore, source) == (dump, hashlib.sha256(dump).digest(), len(dump))
 
 
 def test_the_complicated_tree_of_snix(castore: Castore, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_files_of_every_size(castore: Castore, tmp_path: Path, size: int, execut
     contents = hashlib.shake_128(b"%d" % size).digest(size)
     tree = directory(a=File(b"before"), b=File(contents, executable), c=File(b"after"))
     expected = naive_nar(tree)
-    nar, nar_hash, nar_size = _in_castore(castore, to_disk(tree, tmp_path / "source"))
+    nar, nar_hash, nar_size = in_castore(castore, to_disk(tree, tmp_path / "source"))
     assert nar == expected
     assert (nar_hash, nar_size) == (hashlib.sha256(expected).digest(), len(expected))
 
@@ -147,7 +147,7 @@ def test_a_large_file_that_differs_from_a_known_one_of_its_size(
     first = castore.add_tree(source)
     contents[changed] ^= 1
     source.write_bytes(contents)
-    nar, nar_hash, _ = _in_castore(castore, source)
+    nar, nar_hash, _ = in_castore(castore, source)
     assert nar == naive_nar(File(bytes(contents)))
     assert nar_hash == hashlib.sha256(nar).digest()
     assert nar_hash != first.nar_hash
@@ -166,7 +166,7 @@ def test_a_damaged_blob_does_not_pass_for_what_it_looks_like(
     path.chmod(0o644)
     path.write_bytes(contents)
     source.write_bytes(contents)
-    nar, _, _ = _in_castore(damaged, source)
+    nar, _, _ = in_castore(damaged, source)
     assert nar == naive_nar(File(bytes(contents)))
     assert len(list(damaged.blobs.rows())) == 2
 
@@ -361,7 +361,7 @@ def test_a_very_large_directory(castore: Castore, tmp_path: Path) -> None:
     (source / "first").write_bytes(b"x")
     for number in range(30_000):
         os.link(source / "first", source / f"{number}")
-    nar, nar_hash, _ = _in_castore(castore, source)
+    nar, nar_hash, _ = in_castore(castore, source)
     assert hashlib.sha256(nar).digest() == nar_hash
     assert len(list(castore.blobs.rows())) == 1
 
