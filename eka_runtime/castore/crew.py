@@ -36,7 +36,7 @@ class Crew(Closing, Generic[T, A]):
     """`work(task, slot)` fills a slot of `slot` bytes as far as it likes; its answer says how far.
 
     Tasks and answers have to be picklable. An answer, pickled, has to be small against a pipe, of
-    64 KiB, so that nobody waits for the other.
+    64 KiB, so that nobody waits for the other. Raises OSError where there is no memory for them.
     """
 
     def __init__(self, work: Callable[[T, memoryview], A], number: int, slot: int) -> None:

@@ -14,6 +14,7 @@ import mmap
 import os
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from queue import Queue
 from struct import Struct
 
@@ -81,7 +82,9 @@ class StreamHash(Closing):
             # What says when it is done with comes in large pieces.
             if done is None and may_fork():
                 self._join()
-                self._process = _Process(self._hash)
+                # Where no process is to be had, another thread goes on.
+                with suppress(OSError):
+                    self._process = _Process(self._hash)
 
     def digest(self) -> bytes:
         """Of everything so far; waits for it. Nothing may be added afterwards."""
@@ -116,15 +119,12 @@ class _Process(Closing):
         self._arena = memoryview(mmap.mmap(-1, _SLOT * _SLOTS))
         self._filled = self._sent = self._done = 0
         self._answer = b""
-        inner_reading, self._writing = os.pipe2(os.O_CLOEXEC)
-        self._reading, inner_writing = os.pipe2(os.O_CLOEXEC)
-        try:
-            self._pid = forked(
-                lambda: _hash_slots(begun, self._arena, inner_reading, inner_writing)
-            )
-        finally:
-            os.close(inner_reading)
-            os.close(inner_writing)
+        with ExitStack() as stack, ExitStack() as inner:
+            reading, self._writing = _pipe(inner, stack)
+            self._reading, writing = _pipe(stack, inner)
+            pid = forked(lambda: _hash_slots(begun, self._arena, reading, writing))
+            stack.callback(end, pid)
+            self._stack = stack.pop_all()
 
     def update(self, data: _Data) -> None:
         view = memoryview(data)
@@ -148,9 +148,7 @@ class _Process(Closing):
         return self._answer
 
     def close(self) -> None:
-        end(self._pid)
-        os.close(self._reading)
-        os.close(self._writing)
+        self._stack.close()
 
     def _send(self) -> None:
         self._tell(self._filled)
@@ -171,6 +169,13 @@ class _Process(Closing):
         slots = min(len(heard), self._sent - self._done)
         self._done += slots
         self._answer += heard[slots:]
+
+
+def _pipe(readers: ExitStack, writers: ExitStack) -> tuple[int, int]:
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    readers.callback(os.close, reading)
+    writers.callback(os.close, writing)
+    return reading, writing
 
 
 def _hash_slots(hashing: hashlib._Hash, arena: memoryview, reading: int, writing: int) -> None:

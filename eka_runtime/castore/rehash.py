@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
@@ -64,10 +65,12 @@ class Rehashing(Closing):
     def __init__(
         self, work: Callable[[Sequence[T]], Iterator[Rehashed]], parts: Sequence[T], size: int
     ) -> None:
-        number = os.cpu_count() or 1
+        number = len(os.sched_getaffinity(0))
         self._workers: Workers[T, Rehashed] | None = None
         if number > 1 and size >= _ALONE:
-            self._workers = Workers(work, parts, number)
+            # Where no process is to be had, this one does all of it.
+            with suppress(OSError):
+                self._workers = Workers(work, parts, number)
         self._found = work(parts) if self._workers is None else iter(self._workers)
 
     def __iter__(self) -> Iterator[Rehashed]:

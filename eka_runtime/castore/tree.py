@@ -13,6 +13,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 
@@ -105,13 +106,24 @@ class TreeReader(Closing):
             files += len(step.names) if isinstance(step, Files) else 0
             if files >= HELPED_FROM:
                 break
-        if files >= HELPED_FROM and may_fork():
-            self._with_help(chain(first, steps))
+        every = chain(first, steps)
+        crew = self._crew() if files >= HELPED_FROM and may_fork() else None
+        if crew is None:
+            for step in every:
+                self._step(step)
             return
-        for step in chain(first, steps):
-            self._step(step)
+        with crew:
+            self._with_help(every, crew)
 
-    def _with_help(self, steps: Iterator[Step]) -> None:
+    def _crew(self) -> Crew[Files, list[Found | None]] | None:
+        number = min(len(os.sched_getaffinity(0)), _HELPERS_MAX)
+        limit = LARGE if self._adopting is None else PACKED_MAX
+        # Where no process or no memory is to be had, it goes without.
+        with suppress(OSError):
+            return Crew(GroupReader(self._source, limit), number, _SLOT)
+        return None
+
+    def _with_help(self, steps: Iterable[Step], crew: Crew[Files, list[Found | None]]) -> None:
         ahead: deque[Step] = deque()
 
         def tasks() -> Iterator[Files]:
@@ -120,13 +132,10 @@ class TreeReader(Closing):
                 if isinstance(step, Files):
                     yield step
 
-        number = min(len(os.sched_getaffinity(0)), _HELPERS_MAX)
-        limit = LARGE if self._adopting is None else PACKED_MAX
-        with Crew(GroupReader(self._source, limit), number, _SLOT) as crew:
-            for found, slot in crew.map(tasks()):
-                while not isinstance(step := ahead.popleft(), Files):
-                    self._step(step)
-                self._group(step.names, found, slot)
+        for found, slot in crew.map(tasks()):
+            while not isinstance(step := ahead.popleft(), Files):
+                self._step(step)
+            self._group(step.names, found, slot)
         for step in ahead:
             self._step(step)
 

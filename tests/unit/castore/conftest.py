@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,3 +24,13 @@ def damaged(tmp_path: Path) -> Iterator[Castore]:
     """One that the test breaks on purpose."""
     with Castore.open(tmp_path / "castore") as opened:
         yield opened
+
+
+@pytest.fixture
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user who has as many as he may have (`ulimit -u`)."""
+
+    def refuse() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", refuse)

@@ -139,3 +139,14 @@ def test_whoever_has_threads_of_others_does_not_fork(monkeypatch: pytest.MonkeyP
 def test_one_processor_has_no_use_for_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
     assert not may_fork()
+
+
+@pytest.mark.usefixtures("apart", "no_processes")
+def test_where_no_process_is_to_be_had_a_thread_goes_on() -> None:
+    with StreamHash() as stream:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(6):
+            stream.update(bytes(300_000))
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert "eka-sha256" in _threads()
+        assert stream.digest() == hashlib.sha256(bytes(1_800_000)).digest()

@@ -25,7 +25,7 @@ CONTENTS = (
 def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether there are any, also for little work; and pieces are small."""
     monkeypatch.setattr(module, "_ALONE", 0 if request.param else 1 << 62)
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
     monkeypatch.setattr(module, "_BYTES", 4096)
     monkeypatch.setattr(blobs, "_RUN_SIZE", 1000)
     monkeypatch.setattr(module, "_ROWS", 7)
@@ -60,6 +60,12 @@ def test_every_blob_once(castore: Castore, workers: bool) -> None:
     assert _total(pieces) == (len(CONTENTS), sum(map(len, CONTENTS)))
     assert _wrong(pieces) == []
     assert not has_children()
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_where_no_process_is_to_be_had_one_does_all(castore: Castore, workers: bool) -> None:
+    _fill(castore)
+    assert _total(_all(castore)) == (len(CONTENTS), sum(map(len, CONTENTS)))
 
 
 def test_an_empty_castore(castore: Castore, workers: bool) -> None:
@@ -128,7 +134,7 @@ def test_workers_end_with_whoever_stops_early(
     castore: Castore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_ALONE", 0)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     _fill(castore)
     with rehash_all(castore.blobs, castore.database.file, 1) as found:
         # They began when nobody had asked for anything yet.
@@ -141,7 +147,7 @@ def test_workers_end_with_whoever_stops_early(
 def test_a_worker_that_dies_is_an_error(castore: Castore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a silence in which nothing was checked."""
     monkeypatch.setattr(module, "_ALONE", 0)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(module, "_rehash", lambda *arguments: os._exit(1))
     _fill(castore)
     with pytest.raises(HostError, match="has ended"):
@@ -153,7 +159,7 @@ def test_what_a_worker_raises_is_raised_here(
     castore: Castore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_ALONE", 0)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     with (
         pytest.raises(StoreAccessError, match="nowhere"),
         rehash_all(castore.blobs, castore.database.file.with_name("nowhere"), 1) as found,

@@ -117,6 +117,11 @@ def test_what_a_tree_cannot_hold_leaves_no_process_and_no_descriptor(
         assert not children()
 
 
+@pytest.mark.usefixtures("no_processes")
+def test_where_no_process_is_to_be_had_there_is_no_help(castore: Castore, tmp_path: Path) -> None:
+    _same(castore, NASTY, tmp_path / "source")
+
+
 def test_the_steps_of_a_walk(tmp_path: Path) -> None:
     tree = directory(a=File(b""), b=File(b""), c=directory(d=File(b"")), e=Link(b"a"), f=File(b""))
     source = os.fsencode(to_disk(tree, tmp_path / "source"))
