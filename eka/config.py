@@ -101,14 +101,16 @@ def load_settings(environ: Mapping[str, str], *, store: Path | None = None) -> S
 
 
 def _from_file(file: Path) -> dict[str, object]:
-    import tomli
-
     try:
-        return tomli.loads(file.read_text("utf-8"))
+        text = file.read_text("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read `{file}`: {error}") from error
+    import tomli
+
+    try:
+        return tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         raise ConfigError(f"`{file}` is not valid TOML: {error}") from error
 

@@ -23,7 +23,7 @@ from eka.atom.settings import load_atom_settings
 from eka.atom.uri import AtomUri, parse_uri
 from eka.atom.version import sort_key
 from eka.config import Settings
-from eka.evaluate import host_nix, snix
+from eka.evaluate import host_nix
 from eka.evaluate.cache import Found, own_expressions, remember
 from eka.evaluate.canonical import artifact_id
 from eka.evaluate.config import Choices, Config, Declared, effective
@@ -32,7 +32,6 @@ from eka.evaluate.graph import Sources, atom_graph, published_graph
 from eka.evaluate.nix import NixEvaluator
 from eka.evaluate.request import Graph
 from eka.evaluate.sandbox import Sandbox, Say
-from eka.evaluate.snix import SnixEvaluator
 from eka.evaluate.sources import StoreSources, find_local_set
 from eka_runtime.errors import (
     EvaluationError,
@@ -257,6 +256,7 @@ def find_evaluator(store: Store, settings: Settings) -> Evaluator:
     named = settings.evaluator
     if named in (None, "nix"):
         return NixEvaluator(host_nix.host_nix(store, os.environ), True)
+    from eka.evaluate import snix
     from eka.program import Programs
 
     origin = settings.origin.get("evaluator", "")
@@ -268,7 +268,7 @@ def find_evaluator(store: Store, settings: Settings) -> Evaluator:
     if programs.find(host_nix.PROGRAM):
         return NixEvaluator(path, False)
     if programs.find(snix.PROGRAM):
-        return SnixEvaluator(path)
+        return snix.SnixEvaluator(path)
     raise EvaluatorMissing(
         f"the evaluator `{named}` ({origin}) has neither `bin/{host_nix.PROGRAM}` nor"
         f" `bin/{snix.PROGRAM}`",

@@ -11,8 +11,8 @@ whether a lock is up to date (`eka resolve --check`), fetching (`sources.py`).
 from __future__ import annotations
 
 import os
+from _blake2 import blake2b
 from collections.abc import Iterable, Mapping
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, Protocol
 

@@ -15,8 +15,8 @@ Out of scope: running it (`nix.py`).
 from __future__ import annotations
 
 import os
+from _blake2 import blake2b
 from collections.abc import Mapping
-from hashlib import blake2b
 from pathlib import Path
 
 from eka.config import cache_dir

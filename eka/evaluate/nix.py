@@ -25,7 +25,8 @@ _OPTIONS = {
     "substituters": "",
     "warn-dirty": "false",
 }
-_REFUSED = re.compile(
+# Not compiled yet: most evaluations say nothing.
+_REFUSED = (
     r"eka: refused: (?P<ours>.+?) is outside the inputs of this evaluation \((?P<hint>[^\n]*)\)"
     r"|access to (?P<what>(?:absolute |canonical )?path|URI) '(?P<place>[^'\n]*)' is forbidden"
     r"|(?P<store>'/nix/store/[^'\n]*') is not an input of this evaluation"
@@ -33,12 +34,11 @@ _REFUSED = re.compile(
     r"|getting status of (?P<absent>'/(?:nix/store/|eka(?:/[^/'\n]*){0,3}')[^'\n]*'?)"
     r": No such file or directory"
 )
-_OURS = re.compile(r"eka: (no attribute|no derivation): (.+)")
-_ERROR = re.compile(r"^(\s*)error: ?", re.MULTILINE)
-_NOISE = re.compile(
-    r"^warning: (the group 'nixbld'|unable to load nss_dns|.*'/homeless-shelter').*\n"
-    r"|^\(use '--show-trace'.*\n?",
-    re.MULTILINE,
+_OURS = r"eka: (no attribute|no derivation): (.+)"
+_ERROR = r"(?m)^(\s*)error: ?"
+_NOISE = (
+    r"(?m)^warning: (the group 'nixbld'|unable to load nss_dns|.*'/homeless-shelter').*\n"
+    r"|^\(use '--show-trace'.*\n?"
 )
 
 
@@ -81,15 +81,15 @@ class NixEvaluator(NamedTuple):
 
 def failure(answer: Answer) -> EvaluationError | EvaluatorMissing:
     """What an evaluator that failed has said, as an error."""
-    text = _NOISE.sub("", answer.err).strip()
-    if match := _REFUSED.search(text):
+    text = re.sub(_NOISE, "", answer.err).strip()
+    if match := re.search(_REFUSED, text):
         return _refusal(match, text)
-    if match := _OURS.search(text):
+    if match := re.search(_OURS, text):
         return EvaluationError(match[2].strip())
-    if not _ERROR.search(text):
+    if not re.search(_ERROR, text):
         how = f"with status {answer.status}"
         return EvaluationError(f"the evaluator ended {how}: {text[-2000:] or 'it said nothing'}")
-    return EvaluationError(_ERROR.sub(r"\1", text, count=1).strip())
+    return EvaluationError(re.sub(_ERROR, r"\1", text, count=1).strip())
 
 
 def _refusal(match: re.Match[str], text: str) -> ImpureEvaluation:

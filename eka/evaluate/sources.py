@@ -13,11 +13,10 @@ of `eka/atom/`).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
+from _blake2 import blake2b
 from collections.abc import Callable, Iterable
-from hashlib import blake2b
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -200,6 +199,8 @@ def _name_of(url: str) -> str:
 
 
 def _file_digest(file: Path, algorithm: str) -> bytes:
+    import hashlib
+
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, algorithm).digest()
 
@@ -240,6 +241,8 @@ def _add_nar(
     address: ContentAddress,
     what: str,
 ) -> None:
+    import hashlib
+
     from eka_runtime.castore.ingest import ingest_nar
     from eka_runtime.nix.tokens import NarReader
 

@@ -21,7 +21,7 @@ import json
 import marshal
 import os
 import sys
-from hashlib import blake2b
+from _blake2 import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 

@@ -15,8 +15,8 @@ import marshal
 import os
 import stat
 import time
+from _blake2 import blake2b
 from collections.abc import Iterator
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 

@@ -9,17 +9,19 @@ goes on: handing the lock to and fro costs twice as much as copying pieces into 
 
 from __future__ import annotations
 
-import hashlib
-import mmap
 import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from queue import Queue
 from struct import Struct
+from typing import TYPE_CHECKING
 
 from eka_runtime.castore.workers import end, ended, forked, may_fork
 from eka_runtime.closing import Closing
+
+if TYPE_CHECKING:
+    import hashlib
 
 # What is queued but not hashed is bounded by QUEUED pieces. Callers keep pieces below 1 MiB.
 QUEUED = 16
@@ -45,6 +47,9 @@ class StreamHash(Closing):
 
     def __init__(self, also: Callable[[_Data], object] | None = None) -> None:
         self._also = also
+        # Here, since OpenSSL takes longer to be loaded than many a command takes.
+        import hashlib
+
         self._hash = hashlib.sha256()
         self._queue: Queue[_Item | None] = Queue(QUEUED)
         self._thread: threading.Thread | None = None
@@ -116,6 +121,8 @@ class _Process(Closing):
     """Goes on with a hash in another process. Raises HostError when that is killed."""
 
     def __init__(self, begun: hashlib._Hash) -> None:
+        import mmap
+
         self._arena = memoryview(mmap.mmap(-1, _SLOT * _SLOTS))
         self._filled = self._sent = self._done = 0
         self._answer = b""

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from eka_runtime.castore.assembly import Assembly
 from eka_runtime.castore.batch import Batch
 from eka_runtime.castore.blobs import PACKED_MAX
-from eka_runtime.castore.crew import Crew
 from eka_runtime.castore.descent import Descent
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.hashing import StreamHash
@@ -42,6 +42,9 @@ from eka_runtime.castore.workers import may_fork
 from eka_runtime.closing import Closing
 from eka_runtime.errors import CastoreError, StoreAccessError
 from eka_runtime.nix import nar
+
+if TYPE_CHECKING:
+    from eka_runtime.castore.crew import Crew
 
 # Framing and small files are joined up to _FLUSH bytes; contents from _APART on are not copied.
 _FLUSH = 1 << 18
@@ -116,6 +119,8 @@ class TreeReader(Closing):
             self._with_help(every, crew)
 
     def _crew(self) -> Crew[Files, list[Found | None]] | None:
+        from eka_runtime.castore.crew import Crew
+
         number = min(len(os.sched_getaffinity(0)), _HELPERS_MAX)
         limit = LARGE if self._adopting is None else PACKED_MAX
         # Where no process or no memory is to be had, it goes without.

@@ -8,10 +8,8 @@ Not concurrent.futures: its imports, threads and queues cost more than some stor
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, Generic, TypeVar
@@ -50,6 +48,8 @@ class Workers(Closing, Generic[P, R]):
             raise
 
     def __iter__(self) -> Iterator[R]:
+        import pickle
+
         for part in range(self._parts):
             try:
                 answer, error = pickle.load(self._answers[part % len(self._answers)])
@@ -135,6 +135,8 @@ def _live(life: Callable[[], None], held: Iterable[int]) -> None:
         life()
         status = 0
     except BaseException:
+        import traceback
+
         write_all(2, traceback.format_exc().encode())
     finally:
         # Nothing of the parent's is closed, flushed or cleaned up here.
@@ -142,6 +144,8 @@ def _live(life: Callable[[], None], held: Iterable[int]) -> None:
 
 
 def _serve(work: Callable[[Sequence[P]], Iterable[R]], parts: Sequence[P], writing: int) -> None:
+    import pickle
+
     for answer in _answers(work, parts):
         write_all(writing, pickle.dumps(answer))
 

@@ -18,7 +18,6 @@ Out of scope: files and directories on disk, hashing of trees (castore), compres
 
 from __future__ import annotations
 
-import hashlib
 from typing import Protocol, runtime_checkable
 
 from eka_runtime.errors import NarError
@@ -464,6 +463,9 @@ class HashingWriter:
     __slots__ = ("_hash", "_write", "size")
 
     def __init__(self, write: Write | None = None) -> None:
+        # Here, since OpenSSL takes longer to be loaded than many a command takes.
+        import hashlib
+
         self._hash = hashlib.sha256()
         self._write = write
         self.size = 0

@@ -11,7 +11,6 @@ derivation, which `outputs.py` computes.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -112,7 +111,7 @@ def fixed_path(name: str, algo: str, digest: bytes, recursive: bool) -> StorePat
     if recursive and algo == "sha256":
         return source_path(name, digest)
     fingerprint = f"fixed:out:{'r:' if recursive else ''}{stated.hex()}:"
-    inner = hashlib.sha256(fingerprint.encode()).digest()
+    inner = _sha256(fingerprint)
     return _path("output:out", NixHash("sha256", inner), name)
 
 
@@ -184,7 +183,7 @@ def _texts(references: Iterable[StorePath]) -> list[str]:
 
 def _path(kind: str, inner: NixHash, name: str) -> StorePath:
     fingerprint = f"{kind}:{inner.hex()}:{STORE_DIR}:{check_name(name)}"
-    digest = bytearray(hashlib.sha256(fingerprint.encode()).digest())
+    digest = bytearray(_sha256(fingerprint))
     for index in range(HASH_SIZE, len(digest)):
         digest[index - HASH_SIZE] ^= digest[index]
     return StorePath(base32.encode(bytes(digest[:HASH_SIZE])), name)
@@ -192,3 +191,10 @@ def _path(kind: str, inner: NixHash, name: str) -> StorePath:
 
 def _quote(text: str) -> str:
     return repr(text if len(text) <= _QUOTED_MAX else text[:_QUOTED_MAX] + "…")
+
+
+def _sha256(text: str) -> bytes:
+    # Here, since OpenSSL takes longer to be loaded than many a command takes.
+    import hashlib
+
+    return hashlib.sha256(text.encode()).digest()

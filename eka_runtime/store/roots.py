@@ -16,7 +16,6 @@ that somebody is just working with, which epochs protect (`castore/epochs.py`).
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import stat
@@ -204,4 +203,6 @@ def bundle_root(place: Path, paths: Iterable[StorePath], *, running: bool) -> Ro
 
 
 def _name(kind: Kind, place: bytes) -> str:
+    import hashlib
+
     return f"{kind}/{hashlib.sha256(place).hexdigest()[:20]}"
