@@ -1,9 +1,10 @@
 """Helpers that fill memory which is shared with them: one task, one slot, one answer.
 
 Processes, since what they are for is short and would hand Python's lock to and fro; memory,
-since contents would not come through pipes any faster than reading them takes. Results come in the
-order of the tasks. Like all that is forked (`workers.py`) a helper uses nothing of its parent's but
-what its work needs.
+since contents would not come through pipes any faster than reading them takes. Answers come that
+way as well: a pipe may be as small as a page, and the two would wait for each other. Results come
+in the order of the tasks. Like all that is forked (`workers.py`) a helper uses nothing of its
+parent's but what its work needs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import cycle
+from struct import Struct
 from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 from eka_runtime.castore.placing import write_all
@@ -25,28 +28,32 @@ A = TypeVar("A")
 
 # Tasks a helper has before it: enough to go on while one is waited for.
 _SLOTS = 4
+# Of memory, before each slot: for the answer.
+_ANSWER = 1 << 16
+_SIZE = Struct("=I")
 
 
 class _Helper(NamedTuple):
     tasks: BinaryIO
-    answers: BinaryIO
+    sizes: BinaryIO
+    """Of the answers."""
+    slots: list[memoryview]
 
 
 class Crew(Closing, Generic[T, A]):
     """`work(task, slot)` fills a slot of `slot` bytes as far as it likes; its answer says how far.
 
-    Tasks and answers have to be picklable. An answer, pickled, has to be small against a pipe, of
-    64 KiB, so that nobody waits for the other. Raises OSError where there is no memory for them.
+    Tasks and answers have to be picklable, answers to less than 64 KiB. Raises OSError where no
+    process or no memory is to be had.
     """
 
     def __init__(self, work: Callable[[T, memoryview], A], number: int, slot: int) -> None:
-        self._number, self._slot = number, slot
-        self._memory = memoryview(mmap.mmap(-1, number * _SLOTS * slot))
+        self._number = number
         self._helpers: list[_Helper] = []
         self._stack = ExitStack()
         try:
-            for helper in range(number):
-                self._start(work, helper)
+            for _ in range(number):
+                self._start(work, _ANSWER + slot)
         except BaseException:
             self.close()
             raise
@@ -75,30 +82,29 @@ class Crew(Closing, Generic[T, A]):
             raise ended() from None
 
     def _result(self, number: int) -> tuple[A, memoryview]:
-        helper, turn = number % self._number, number // self._number
-        try:
-            answer, error = pickle.load(self._helpers[helper].answers)
-        except (EOFError, pickle.UnpicklingError):
-            raise ended() from None
+        helper = self._helpers[number % self._number]
+        slot = helper.slots[number // self._number % _SLOTS]
+        said = helper.sizes.read(_SIZE.size)
+        if len(said) < _SIZE.size:
+            raise ended()
+        answer, error = pickle.loads(slot[: _SIZE.unpack(said)[0]])
         if error is not None:
             raise error
-        return answer, self._slots(helper)[turn % _SLOTS]
+        return answer, slot[_ANSWER:]
 
-    def _slots(self, helper: int) -> list[memoryview]:
-        starts = [(helper * _SLOTS + turn) * self._slot for turn in range(_SLOTS)]
-        return [self._memory[start : start + self._slot] for start in starts]
-
-    def _start(self, work: Callable[[T, memoryview], A], helper: int) -> None:
+    def _start(self, work: Callable[[T, memoryview], A], size: int) -> None:
+        memory = memoryview(mmap.mmap(-1, _SLOTS * size))
+        slots = [memory[start : start + size] for start in range(0, len(memory), size)]
         with ExitStack() as inner:
             tasks, sending = _pipe()
             inner.enter_context(tasks)
             self._stack.enter_context(sending)
-            receiving, answers = _pipe()
+            receiving, sizes = _pipe()
             self._stack.enter_context(receiving)
-            inner.enter_context(answers)
-            pid = forked(lambda: _serve(work, self._slots(helper), tasks, answers))
+            inner.enter_context(sizes)
+            pid = forked(lambda: _serve(work, slots, tasks, sizes))
             self._stack.callback(end, pid)
-        self._helpers.append(_Helper(sending, receiving))
+        self._helpers.append(_Helper(sending, receiving, slots))
 
 
 def _pipe() -> tuple[BinaryIO, BinaryIO]:
@@ -107,15 +113,15 @@ def _pipe() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _serve(
-    work: Callable[[T, memoryview], A], slots: list[memoryview], tasks: BinaryIO, answers: BinaryIO
+    work: Callable[[T, memoryview], A], slots: list[memoryview], tasks: BinaryIO, sizes: BinaryIO
 ) -> None:
-    turn = 0
-    while True:
+    for slot in cycle(slots):
         answer: tuple[A | None, Exception | None]
         task = pickle.load(tasks)
         try:
-            answer = work(task, slots[turn % _SLOTS]), None
+            answer = work(task, slot[_ANSWER:]), None
         except Exception as error:
             answer = None, error
-        write_all(answers.fileno(), pickle.dumps(answer))
-        turn += 1
+        data = pickle.dumps(answer)
+        slot[: len(data)] = data
+        write_all(sizes.fileno(), _SIZE.pack(len(data)))

@@ -29,7 +29,8 @@ class B3Digest(bytes):
 
     @classmethod
     def of(cls, data: bytes) -> B3Digest:
-        return cls(blake3(data).digest())
+        # It has the right length.
+        return bytes.__new__(cls, blake3(data).digest())
 
     @classmethod
     def parse(cls, text: str) -> B3Digest:

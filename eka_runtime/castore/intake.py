@@ -2,11 +2,12 @@
 
 Measured, not guessed: two threads that do short things hand the interpreter's lock to and fro at
 more than the cost of those, so small files, which are appended to a pack, are the calling thread's
-business. Files from INLINE_MAX on are written by a pool. Files from LARGE on
-come in chunks that are read and hashed here, written by one other thread, and hashed for the NAR by
-a third (`hashing.py`), all from one buffer; SHA-256 then sets the pace. From DIRECT_MIN on writes
-bypass the page cache, which halves their cost and leaves the cache to others. A file that is given
-away is linked (`adopt`): from LARGE on the kernel begins to write it while it is hashed.
+business; where a tree has many, other processes have read and hashed them before (`tree_walk.py`).
+Files from INLINE_MAX on are written by a pool. Files from LARGE on come in chunks that are read and
+hashed here, written by one other thread, and hashed for the NAR by a third (`hashing.py`), all from
+one buffer; SHA-256 then sets the pace. From DIRECT_MIN on writes bypass the page cache, which
+halves their cost and leaves the cache to others. A file that is given away is linked (`adopt`):
+from LARGE on the kernel begins to write it while it is hashed.
 
 What is in flight is bounded: CHUNKS chunks, PENDING files below LARGE, _EARLY that are linked.
 """

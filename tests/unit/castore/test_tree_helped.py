@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import signal
@@ -9,10 +10,12 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
 
+from eka_runtime.castore import crew as crew_module
 from eka_runtime.castore import tree as tree_module
 from eka_runtime.castore.blobs import PACKED_MAX
 from eka_runtime.castore.crew import Crew
@@ -174,6 +177,21 @@ def test_answers_come_in_the_order_of_the_tasks() -> None:
         found = [(answer, bytes(slot[:2])) for answer, slot in crew.map(range(500))]
     assert found == [(-task, task.to_bytes(2, "little")) for task in range(500)]
     assert not children()
+
+
+def test_small_pipes_make_nobody_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user who has many of them: pipe(7), pipe-user-pages-soft."""
+
+    def small() -> tuple[BinaryIO, BinaryIO]:
+        reading, writing = pipe()
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+        return reading, writing
+
+    pipe = crew_module._pipe
+    monkeypatch.setattr(crew_module, "_pipe", small)
+    long = "x" * 20_000
+    with Crew(lambda task, slot: task + long, 2, 64) as crew:
+        assert sum(answer == long * 2 for answer, _ in crew.map([long] * 100)) == 100
 
 
 def _fail(task: int, slot: memoryview) -> None:
