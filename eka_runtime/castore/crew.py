@@ -102,7 +102,8 @@ class Crew(Closing, Generic[T, A]):
             receiving, sizes = _pipe()
             self._stack.enter_context(receiving)
             inner.enter_context(sizes)
-            pid = forked(lambda: _serve(work, slots, tasks, sizes))
+            descriptors = tasks.fileno(), sizes.fileno()
+            pid = forked(lambda: _serve(work, slots, tasks, sizes), descriptors)
             self._stack.callback(end, pid)
         self._helpers.append(_Helper(sending, receiving, slots))
 
@@ -117,7 +118,10 @@ def _serve(
 ) -> None:
     for slot in cycle(slots):
         answer: tuple[A | None, Exception | None]
-        task = pickle.load(tasks)
+        try:
+            task = pickle.load(tasks)
+        except EOFError:
+            return  # the parent has died
         try:
             answer = work(task, slot[_ANSWER:]), None
         except Exception as error:

@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from queue import Queue
 from struct import Struct
 from typing import TYPE_CHECKING
@@ -129,7 +130,8 @@ class _Process(Closing):
         with ExitStack() as stack, ExitStack() as inner:
             reading, self._writing = _pipe(inner, stack)
             self._reading, writing = _pipe(stack, inner)
-            pid = forked(lambda: _hash_slots(begun, self._arena, reading, writing))
+            life = partial(_hash_slots, begun, self._arena, reading, writing)
+            pid = forked(life, (reading, writing))
             stack.callback(end, pid)
             self._stack = stack.pop_all()
 
@@ -188,9 +190,15 @@ def _pipe(readers: ExitStack, writers: ExitStack) -> tuple[int, int]:
 def _hash_slots(hashing: hashlib._Hash, arena: memoryview, reading: int, writing: int) -> None:
     """What the other process does; a size of 0 is the end."""
     number = 0
-    while size := _SIZE.unpack(os.read(reading, _SIZE.size))[0]:
+    while size := _size_of_slot(reading):
         start = number % _SLOTS * _SLOT
         hashing.update(arena[start : start + size])
         os.write(writing, b".")
         number += 1
     os.write(writing, hashing.digest())
+
+
+def _size_of_slot(reading: int) -> int:
+    said = os.read(reading, _SIZE.size)
+    # Nothing: the parent has died, and nobody will read the digest.
+    return int(_SIZE.unpack(said)[0]) if said else 0

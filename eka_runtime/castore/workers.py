@@ -7,6 +7,7 @@ Not concurrent.futures: its imports, threads and queues cost more than some stor
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -70,7 +71,7 @@ class Workers(Closing, Generic[P, R]):
         reading, writing = os.pipe2(os.O_CLOEXEC)
         self._answers.append(os.fdopen(reading, "rb"))
         try:
-            self._pids.append(forked(lambda: _serve(work, parts, writing)))
+            self._pids.append(forked(lambda: _serve(work, parts, writing), None))
         finally:
             os.close(writing)
 
@@ -86,17 +87,19 @@ def may_fork() -> bool:
     )
 
 
-def forked(life: Callable[[], None]) -> int:
+def forked(life: Callable[[], None], descriptors: Sequence[int] | None) -> int:
     """The process in which `life` goes on; of what it inherits it may use nothing but what is its.
 
-    `end` it, unless it has ended by itself and was waited for.
+    It keeps these descriptors and the standard ones; all, if it uses SQLite, which shares what it
+    knows of a file between connections. `end` it, unless it has ended by itself and was waited for.
     """
+    parent = os.getpid()
     # A signal between the fork and what follows would find a helper that takes itself for its
     # parent, or a parent that does not know it yet.
     with _signals_held() as before:
         pid = os.fork()
         if not pid:
-            _live(life, before)
+            _live(life, before, descriptors, parent)
     return pid
 
 
@@ -125,14 +128,25 @@ def _signals_held() -> Iterator[set[int]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _live(life: Callable[[], None], held: Iterable[int]) -> None:
+def _live(
+    life: Callable[[], None],
+    held: Iterable[int],
+    descriptors: Sequence[int] | None,
+    parent: int,
+) -> None:
     """The whole life of a helper, which begins with all signals held."""
     status = 1
     try:
+        if descriptors is not None:
+            # Whoever dies must not leave his locks to us. Objects of his that still mean to close
+            # something stay as they are: the number may be one of ours by then.
+            gc.disable()
+            _close_all_but(descriptors)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
         die_with_parent()
-        life()
+        if os.getppid() == parent:
+            life()
         status = 0
     except BaseException:
         import traceback
@@ -141,6 +155,15 @@ def _live(life: Callable[[], None], held: Iterable[int]) -> None:
     finally:
         # Nothing of the parent's is closed, flushed or cleaned up here.
         os._exit(status)
+
+
+def _close_all_but(descriptors: Iterable[int]) -> None:
+    kept = {0, 1, 2, *descriptors}
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd not in kept:
+            # What read the list is closed already.
+            with suppress(OSError):
+                os.close(fd)
 
 
 def _serve(work: Callable[[Sequence[P]], Iterable[R]], parts: Sequence[P], writing: int) -> None:

@@ -17,6 +17,8 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+from eka_runtime.castore import hashing
+from eka_runtime.castore import tree as tree_module
 from eka_runtime.castore.node import DirectoryNode, FileNode
 from eka_runtime.castore.removal import remove_tree
 from eka_runtime.castore.trees import leaves_first
@@ -201,6 +203,9 @@ def work(arguments: list[str], tell: Print) -> None:
     store, far, scratch = map(Path, places)
     job = Job(store, far, scratch, prefix, int(seed), int(operations), int(dies_at))
     rng = random.Random(job.seed)
+    if job.seed % 2:
+        # Helpers as for thousands of files, and for long streams.
+        tree_module.HELPED_FROM, hashing.APART = 2, 1 << 18
     tell("ready")
     for life, turns in enumerate(_turns(job, rng)):
         with ExitStack() as opened:

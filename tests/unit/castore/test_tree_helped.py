@@ -28,8 +28,8 @@ from eka_runtime.errors import CastoreError, HostError, StoreAccessError
 from tests.stores import unprivileged
 from tests.unit.castore.deep import deep_tree
 from tests.unit.castore.local import Castore, naive_nar, temporary
-from tests.unit.castore.test_hashing import children
 from tests.unit.castore.test_ingest import NASTY, in_castore
+from tests.unit.castore.test_rehash import has_children
 from tests.unit.nix.trees import Dir, File, Link, Tree, directory, to_disk, trees
 
 
@@ -117,7 +117,7 @@ def test_what_a_tree_cannot_hold_leaves_no_process_and_no_descriptor(
         with pytest.raises(CastoreError, match=f"{source}/b/fifo is a fifo"):
             ingest_tree(batch, source)
         assert len(os.listdir("/proc/self/fd")) == before
-        assert not children()
+        assert not has_children()
 
 
 @pytest.mark.usefixtures("no_processes")
@@ -176,7 +176,7 @@ def test_answers_come_in_the_order_of_the_tasks() -> None:
     with Crew(work, 3, 64) as crew:
         found = [(answer, bytes(slot[:2])) for answer, slot in crew.map(range(500))]
     assert found == [(-task, task.to_bytes(2, "little")) for task in range(500)]
-    assert not children()
+    assert not has_children()
 
 
 def test_small_pipes_make_nobody_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,4 +211,4 @@ def _die(task: int, slot: memoryview) -> None:
 def test_a_helper_that_is_killed_is_an_error(tasks: int) -> None:
     with Crew(_die, 2, 64) as crew, pytest.raises(HostError, match="has ended"):
         list(crew.map(range(tasks)))
-    assert not children()
+    assert not has_children()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
-from eka_runtime.castore.workers import Workers
+from eka_runtime.castore.workers import Workers, forked
 from eka_runtime.errors import HostError
 
 
@@ -101,3 +103,50 @@ except BlockingIOError:
 def test_nothing_is_left_when_there_can_be_no_more_processes() -> None:
     done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, check=False)
     assert done.stdout == b"full\n", done.stderr
+
+
+ORPHAN = """
+import fcntl, os, sys
+from eka_runtime.castore import workers
+
+locked = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)
+fcntl.flock(locked, fcntl.LOCK_EX)
+ready, tell = os.pipe()
+forked_at = os.getpid()
+
+def late():
+    # As if the parent died right after the fork, before anything could tell the kernel.
+    os.write(tell, b"x")
+    while os.getppid() == forked_at:
+        os.sched_yield()
+
+workers.die_with_parent = late
+pid = workers.forked(lambda: open(sys.argv[2], "w").close(), (tell,))
+os.read(ready, 1)
+os._exit(0)
+"""
+
+
+def test_one_whose_parent_has_died_does_nothing_and_keeps_no_lock(tmp_path: Path) -> None:
+    lock, mark = tmp_path / "lock", tmp_path / "mark"
+    # The pipe ends when the helper has.
+    subprocess.run([sys.executable, "-c", ORPHAN, lock, mark], stdout=subprocess.PIPE, check=True)
+    assert not mark.exists()
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_one_keeps_its_own_descriptors_and_the_standard_ones(tmp_path: Path) -> None:
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    with open(tmp_path / "other", "w"), os.fdopen(reading) as told:
+        pid = forked(lambda: _tell(writing), (writing,))
+        os.close(writing)
+        found = {int(number) for number in told.read().split()}
+        os.waitpid(pid, 0)
+    assert {0, 1, 2, writing} < found
+    # The last one reads the list.
+    assert len(found) == 5
+
+
+def _tell(fd: int) -> None:
+    os.write(fd, " ".join(os.listdir("/proc/self/fd")).encode())
