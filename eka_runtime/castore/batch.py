@@ -57,7 +57,7 @@ _OFFERS_MAX = AT_ONCE
 _OFFERED_MAX = 1 << 20
 
 _INSERT = """
-    insert into blob (digest, size, name, pack, start, loose) values (?, ?, ?, ?, ?, ?)
+    insert into blob (digest, size, name, pack, start) values (?, ?, ?, ?, ?)
     on conflict (digest) do nothing
 """
 # Half the time for most of what comes: each value that is bound costs, NULL above all.
@@ -69,7 +69,7 @@ _FIND = of_digests("digest, name, pack, start + coalesce(stored, size)", "blob")
     " and dead is null"
 )
 _INSERT_DIRECTORY = """
-    insert into directory (digest, data, loose) values (?, ?, ?)
+    insert into directory (digest, data) values (?, ?)
     on conflict (digest) do update set dead = null, data = excluded.data
 """
 
@@ -293,15 +293,11 @@ class Batch:
         `loose`, nothing makes them reachable yet: collections spare them for a while.
         """
         self.sync()
-        since = int(time.time()) if loose else None
-        self._insert_blobs(conn, since)
-        conn.executemany(
-            _INSERT_DIRECTORY,
-            [(digest, data, since) for digest, data in sorted(self._new_directories.items())],
-        )
+        self._insert_blobs(conn)
+        conn.executemany(_INSERT_DIRECTORY, sorted(self._new_directories.items()))
         self._rescue(conn)
         if loose:
-            self._spare(conn, since)
+            self._spare(conn, int(time.time()))
         self._in_doubt = True
 
     def committed(self) -> None:
@@ -312,18 +308,16 @@ class Batch:
         self._in_doubt = False
         self.blobs.appender.keep()
 
-    def _insert_blobs(self, conn: sqlite3.Connection, since: int | None) -> None:
+    def _insert_blobs(self, conn: sqlite3.Connection) -> None:
         new = sorted(self._new_blobs.items())
         before = conn.total_changes
         packed = [
-            (digest, size, pack, start)
-            for digest, (size, name, pack, start) in new
-            if name is None and since is None
+            (digest, size, pack, start) for digest, (size, name, pack, start) in new if name is None
         ]
         conn.executemany(_INSERT_PACKED, packed)
         if len(packed) < len(new):
-            others = new if since is not None else [row for row in new if row[1].name is not None]
-            conn.executemany(_INSERT, [(digest, *place, since) for digest, place in others])
+            files = [(digest, *place) for digest, place in new if place.name is not None]
+            conn.executemany(_INSERT, files)
         if conn.total_changes - before < len(new):
             self._drop_files(
                 [place for digest, place in new if not self._wins(conn, digest, place)]
@@ -346,12 +340,15 @@ class Batch:
         )
         return True
 
-    def _spare(self, conn: sqlite3.Connection, since: int | None) -> None:
-        """What was there already may lose the path that needs it before ours comes."""
-        for table, known in (("blob", self._known_blobs), ("directory", self._known_directories)):
+    def _spare(self, conn: sqlite3.Connection, since: int) -> None:
+        """What was there already, or came from another process meanwhile, may lose the path that
+        needs it before ours comes; what is new has none."""
+        blobs = *self._known_blobs, *self._new_blobs
+        directories = *self._known_directories, *self._new_directories
+        for table, ours in (("blob", blobs), ("directory", directories)):
             conn.executemany(
                 f"update {table} set loose = ?, dead = null where digest = ?",
-                [(since, digest) for digest in known],
+                [(since, digest) for digest in ours],
             )
 
     def _rescue(self, conn: sqlite3.Connection) -> None:

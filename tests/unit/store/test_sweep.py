@@ -14,7 +14,7 @@ import pytest
 from eka_runtime.castore import packs
 from eka_runtime.castore.batch import Batch
 from eka_runtime.castore.ingest import ingest_nar
-from eka_runtime.castore.node import Directory, DirectoryNode
+from eka_runtime.castore.node import Directory, DirectoryNode, FileNode
 from eka_runtime.castore.removal import remove_tree
 from eka_runtime.castore.trees import leaves_first
 from eka_runtime.errors import StoreAccessError
@@ -340,6 +340,23 @@ def work(arguments: list[str], tell: Print) -> None:
     with Store.open(Path(arguments[0])) as store:
         die_at(int(arguments[1]), store.database.connection)
         collect(store)
+
+
+def test_what_another_one_was_faster_with_is_spared_as_well(store: Store) -> None:
+    """Its row is not ours, and loses its path before ours comes."""
+    contents = SMALL[1], LARGE[0]
+    with store.batch() as batch:
+        blobs = [batch.add_blob(data) for data in contents]
+        node = batch.add_directory(Directory(((b"a", FileNode(blobs[0], len(contents[0]))),)))
+        batch.sync()
+        with Store.open(store.root) as other:
+            add(other, "other", directory(a=File(contents[0]), b=File(contents[1])))
+            add(other, "same", directory(a=File(contents[0])))
+        store.commit_loose(batch)
+    _forget_epochs(store)
+    assert collect(store).paths == 2
+    assert all(map(store.blobs.is_alive, blobs))
+    assert store.directories.is_alive(node.digest)
 
 
 def _prepare(root: Path) -> list[PathInfo]:
