@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -13,9 +15,7 @@ from hypothesis import strategies as st
 
 from eka_runtime.castore import hashing
 from eka_runtime.castore.hashing import StreamHash
-from eka_runtime.castore.workers import may_fork
 from eka_runtime.errors import HostError
-from tests.unit.castore.test_rehash import has_children
 
 
 def _threads() -> list[str]:
@@ -63,9 +63,10 @@ def test_short_streams_take_no_thread() -> None:
         assert "eka-sha256" not in _threads()
 
 
-def children() -> list[str]:
+def children() -> set[int]:
+    """Also such that ended and were not waited for; other tests may have some."""
     me = os.getpid()
-    return Path(f"/proc/{me}/task/{me}/children").read_text().split()
+    return set(map(int, Path(f"/proc/{me}/task/{me}/children").read_text().split()))
 
 
 @pytest.fixture
@@ -79,15 +80,15 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(st.lists(st.integers(0, 700_000), max_size=12))
 @settings(max_examples=25)
 def test_a_process_goes_on_with_the_same_hash(sizes: list[int]) -> None:
-    expected = hashlib.sha256()
+    before, expected = children(), hashlib.sha256()
     with StreamHash() as stream:
         for number, size in enumerate([300_000, *sizes]):
             piece = bytes([number]) * size
             stream.update(piece)
             expected.update(piece)
-        assert len(children()) == 1
+        assert len(children() - before) == 1
         assert stream.digest() == expected.digest()
-    assert not has_children()
+    assert children() == before
 
 
 @pytest.mark.usefixtures("apart")
@@ -103,10 +104,11 @@ def test_pieces_may_change_when_they_are_done_with() -> None:
 
 @pytest.mark.usefixtures("apart")
 def test_large_pieces_stay_in_the_thread() -> None:
+    before = children()
     with StreamHash() as stream:
         stream.update(bytes(1 << 20), lambda: None)
         stream.update(bytes(1 << 20))
-        assert not has_children()
+        assert children() == before
 
 
 @pytest.mark.usefixtures("apart")
@@ -116,30 +118,42 @@ def test_a_process_that_is_killed_is_an_error() -> None:
             stream.update(bytes(1 << 20))
         stream.digest()
 
+    before = children()
     with StreamHash() as stream:
         stream.update(bytes(1 << 19))
-        os.kill(int(children()[0]), signal.SIGKILL)
+        [pid] = children() - before
+        os.kill(pid, signal.SIGKILL)
         with pytest.raises(HostError, match="has ended"):
             go_on(stream)
-    assert not has_children()
+    assert children() == before
 
 
-def test_whoever_has_threads_of_others_does_not_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    assert may_fork()
-    wait = threading.Event()
-    other = threading.Thread(target=wait.wait)
-    other.start()
-    try:
-        assert not may_fork()
-    finally:
-        wait.set()
-        other.join()
+ASKING = """
+import os, threading
+from eka_runtime.castore.workers import may_fork
+
+os.sched_getaffinity = lambda _: {0, 1}
+wait = threading.Event()
+ours = threading.Thread(target=wait.wait, name="eka-pack_0", daemon=True)
+ours.start()
+answers = [may_fork()]
+others = threading.Thread(target=wait.wait, daemon=True)
+others.start()
+answers.append(may_fork())
+wait.set()
+others.join()
+thread = threading.Thread(target=lambda: answers.append(may_fork()), name="eka-pack_1")
+thread.start()
+thread.join()
+os.sched_getaffinity = lambda _: {3}
+print(*answers, may_fork())
+"""
 
 
-def test_one_processor_has_no_use_for_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
-    assert not may_fork()
+def test_whoever_has_threads_of_others_or_one_processor_does_not_fork() -> None:
+    # In a process of its own, which has no threads of pytest's.
+    done = subprocess.run([sys.executable, "-c", ASKING], capture_output=True, check=True)
+    assert done.stdout == b"True False False False\n"
 
 
 @pytest.mark.usefixtures("apart", "no_processes")

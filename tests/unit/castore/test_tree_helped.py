@@ -28,8 +28,8 @@ from eka_runtime.errors import CastoreError, HostError, StoreAccessError
 from tests.stores import unprivileged
 from tests.unit.castore.deep import deep_tree
 from tests.unit.castore.local import Castore, naive_nar, temporary
+from tests.unit.castore.test_hashing import children
 from tests.unit.castore.test_ingest import NASTY, in_castore
-from tests.unit.castore.test_rehash import has_children
 from tests.unit.nix.trees import Dir, File, Link, Tree, directory, to_disk, trees
 
 
@@ -113,11 +113,10 @@ def test_what_a_tree_cannot_hold_leaves_no_process_and_no_descriptor(
     os.mkfifo(source / "b" / "fifo")
     with castore.batch() as batch:
         batch.add_blob(b"small")
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(os.listdir("/proc/self/fd")), children()
         with pytest.raises(CastoreError, match=f"{source}/b/fifo is a fifo"):
             ingest_tree(batch, source)
-        assert len(os.listdir("/proc/self/fd")) == before
-        assert not has_children()
+        assert (len(os.listdir("/proc/self/fd")), children()) == before
 
 
 @pytest.mark.usefixtures("no_processes")
@@ -173,10 +172,11 @@ def test_answers_come_in_the_order_of_the_tasks() -> None:
         slot[:2] = task.to_bytes(2, "little")
         return -task
 
+    before = children()
     with Crew(work, 3, 64) as crew:
         found = [(answer, bytes(slot[:2])) for answer, slot in crew.map(range(500))]
     assert found == [(-task, task.to_bytes(2, "little")) for task in range(500)]
-    assert not has_children()
+    assert children() == before
 
 
 def test_small_pipes_make_nobody_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +209,7 @@ def _die(task: int, slot: memoryview) -> None:
 
 @pytest.mark.parametrize("tasks", [1, 1000])
 def test_a_helper_that_is_killed_is_an_error(tasks: int) -> None:
+    before = children()
     with Crew(_die, 2, 64) as crew, pytest.raises(HostError, match="has ended"):
         list(crew.map(range(tasks)))
-    assert not has_children()
+    assert children() == before
