@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from eka.output import Output
-from eka_runtime.errors import EkaError
+from eka_runtime.errors import EkaError, HostError
 
 EXIT_BUG = 70
 """An exception nobody foresaw; EX_SOFTWARE of sysexits.h."""
@@ -45,6 +45,13 @@ def run_guarded(output: Output, action: Callable[[], object]) -> int:
         _drop_output()
         output.error(EkaError(f"cannot write the output: {error.strerror}"))
         return EkaError.exit_code
+    except RuntimeError as error:
+        # Of threading, which has no class for it.
+        if str(error) != "can't start new thread":
+            return _bug(output)
+        few = HostError("no thread can be started", hint="raise the limit: `ulimit -u`")
+        output.error(few)
+        return few.exit_code
     except Exception:
         return _bug(output)
     return status if isinstance(status, int) else 0

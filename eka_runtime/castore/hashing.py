@@ -79,9 +79,11 @@ class StreamHash(Closing):
         self.update(data if self._process is not None else bytes(data))
 
     def _beside(self, data: _Data, done: Callable[[], None] | None) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="eka-sha256")
-            self._thread.start()
+        if self._thread is None and not self._started():
+            self._hash.update(data)
+            if done:
+                done()
+            return
         self._queue.put((data, done))
         if self.size >= APART and not self._decided:
             self._decided = True
@@ -91,6 +93,14 @@ class StreamHash(Closing):
                 # Where no process is to be had, another thread goes on.
                 with suppress(OSError):
                     self._process = _Process(self._hash)
+
+    def _started(self) -> bool:
+        """False where no thread is to be had: RuntimeError of `Thread.start`."""
+        thread = threading.Thread(target=self._run, name="eka-sha256")
+        with suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
+        return self._thread is not None
 
     def digest(self) -> bytes:
         """Of everything so far; waits for it. Nothing may be added afterwards."""

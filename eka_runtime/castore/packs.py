@@ -239,7 +239,15 @@ class Appender:
             from concurrent.futures import ThreadPoolExecutor
 
             self._writer = ThreadPoolExecutor(1, "eka-pack")
-        self._written = self._writer.submit(_write, self._fd, *self._taken())
+        start, pieces = self._taken()
+        try:
+            self._written = self._writer.submit(_write, self._fd, start, pieces)
+        except RuntimeError:
+            # No thread is to be had; what was handed over must not be written later, by another.
+            self._writer.shutdown(wait=False, cancel_futures=True)
+            self._writer = None
+            self._flushed, self._pieces = start, pieces
+            self._finish()
 
     def _taken(self) -> tuple[int, list[bytes]]:
         """What is to be written now, and where."""

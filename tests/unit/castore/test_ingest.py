@@ -335,6 +335,10 @@ def test_trouble_in_another_thread_ends_the_ingestion(castore: Castore, tmp_path
 
 
 def test_a_very_deep_tree() -> None:
+    add_deep_tree()
+
+
+def add_deep_tree() -> None:
     with temporary() as path, Castore.open(path / "castore") as castore:
         with deep_tree(path / "deep", 4000) as source:
             done = castore.add_tree(source)

@@ -21,15 +21,12 @@ from eka_runtime.castore.blobs import PACKED_MAX
 from eka_runtime.castore.crew import Crew
 from eka_runtime.castore.ingest import ingest_tree
 from eka_runtime.castore.intake import LARGE
-from eka_runtime.castore.node import DirectoryNode
-from eka_runtime.castore.render import nar_of
 from eka_runtime.castore.tree_walk import GROUP, Enter, Files, GroupReader, Leave, Other, walk
 from eka_runtime.errors import CastoreError, HostError, StoreAccessError
 from tests.stores import unprivileged
-from tests.unit.castore.deep import deep_tree
 from tests.unit.castore.local import Castore, naive_nar, temporary
 from tests.unit.castore.test_hashing import children
-from tests.unit.castore.test_ingest import NASTY, in_castore
+from tests.unit.castore.test_ingest import NASTY, add_deep_tree, in_castore
 from tests.unit.nix.trees import Dir, File, Link, Tree, directory, to_disk, trees
 
 
@@ -76,13 +73,7 @@ def test_files_of_every_size_and_more_than_a_slot_has_room_for(
 
 
 def test_a_very_deep_tree() -> None:
-    with temporary() as path, Castore.open(path / "castore") as castore:
-        with deep_tree(path / "deep", 4000) as source:
-            done = castore.add_tree(source)
-        assert isinstance(done.node, DirectoryNode)
-        assert done.node.size == 2 * 4000
-        nar = nar_of(done.node, castore.blobs, castore.directories)
-        assert hashlib.sha256(nar).digest() == done.nar_hash
+    add_deep_tree()
 
 
 def test_large_files_that_are_given_away(tmp_path: Path) -> None:
@@ -122,6 +113,14 @@ def test_what_a_tree_cannot_hold_leaves_no_process_and_no_descriptor(
 @pytest.mark.usefixtures("no_processes")
 def test_where_no_process_is_to_be_had_there_is_no_help(castore: Castore, tmp_path: Path) -> None:
     _same(castore, NASTY, tmp_path / "source")
+
+
+@pytest.mark.usefixtures("no_processes", "no_threads")
+def test_where_no_thread_is_to_be_had_small_files_go_without(
+    castore: Castore, tmp_path: Path
+) -> None:
+    files = [(b"%03d" % number, File(os.urandom(PACKED_MAX - 1))) for number in range(40)]
+    _same(castore, Dir(tuple(files)), tmp_path / "source")
 
 
 def test_the_steps_of_a_walk(tmp_path: Path) -> None:
