@@ -36,6 +36,7 @@ from typing import NamedTuple, Self
 from eka_runtime.castore.blobs import PACKED_MAX, LocalBlobs
 from eka_runtime.castore.database import AT_ONCE, Database, of_digests
 from eka_runtime.castore.digest import B3Digest
+from eka_runtime.castore.extents import Extent, record
 from eka_runtime.castore.node import Directory, DirectoryNode
 from eka_runtime.castore.placing import NewFile, Placing, finish, write_all
 from eka_runtime.errors import StoreAccessError, StoreError
@@ -115,6 +116,7 @@ class Batch:
         self._new_directories: dict[B3Digest, bytes] = {}
         self._known_blobs: set[B3Digest] = set()
         self._known_directories: set[B3Digest] = set()
+        self._extents: dict[B3Digest, Sequence[Extent]] = {}
         self._damaged = set(distrust)
         self._unsynced = self._in_doubt = False
         self._find_blob = database.finder("select 1 from blob where digest = ? and dead is null")
@@ -193,13 +195,7 @@ class Batch:
 
     def _take_offers(self) -> None:
         offered = self._offered
-        known = set()
-        for digest, *place in self._database.look_up(_FIND, list(offered)):
-            if digest in self._damaged or not self._is_whole(*place):
-                self._damaged.add(B3Digest(digest))
-            else:
-                known.add(digest)
-        self._known_blobs.update(map(B3Digest, known))
+        known = self._known_among(list(offered))
         new = [(digest, data) for digest, data in offered.items() if digest not in known]
         if new:
             with self.access_errors():
@@ -210,6 +206,45 @@ class Batch:
         # Not before: after an error, `sync` has to meet them again.
         self._offered, self._offered_size = {}, 0
 
+    def _known_among(self, digests: Sequence[B3Digest]) -> set[bytes]:
+        """Of up to AT_ONCE small blobs, those that are in the database, and in their places."""
+        known = set()
+        for digest, *place in self._database.look_up(_FIND, digests):
+            if digest in self._damaged or not self._is_whole(*place):
+                self._damaged.add(B3Digest(digest))
+            else:
+                known.add(digest)
+        self._known_blobs.update(map(B3Digest, known))
+        return known
+
+    def unknown(self, digests: Iterable[B3Digest]) -> set[B3Digest]:
+        """Small blobs that have to be written; from the thread that has the batch."""
+        ours = self._new_blobs, self._known_blobs, self._offered
+        unknown = {one for one in digests if not any(one in known for known in ours)}
+        every = list(unknown)
+        for first in range(0, len(every), AT_ONCE):
+            unknown -= self._known_among(every[first : first + AT_ONCE])
+        return unknown
+
+    def add_packed(
+        self, pieces: Sequence[memoryview], new: Iterable[tuple[B3Digest, int, int]]
+    ) -> tuple[int, int]:
+        """Takes bytes as they are; digest, begin and size of the unknown blobs that lie in them.
+
+        Returns the pack and where in it they begin. As `unknown`, from the thread that has the
+        batch; nothing may change the bytes any more.
+        """
+        with self.access_errors():
+            pack, [start, *_] = self.blobs.appender.append(pieces)
+        self._unsynced = True
+        for digest, begin, size in new:
+            self._new_blobs[digest] = _Place(size, None, pack, start + begin)
+        return pack, start
+
+    def add_extents(self, node: B3Digest, extents: Sequence[Extent]) -> None:
+        """Where the NAR of a directory of this batch lies, if it is new."""
+        self._extents[node] = extents
+
     def _is_whole(self, name: str | None, pack: int, end: int) -> bool:
         """Whether the pack reaches as far as it should; files are looked at in `knows`."""
         if name is None and end > self._packs.get(pack, 0):
@@ -217,7 +252,7 @@ class Batch:
                 self._packs[pack] = self.blobs.packs.size(pack)
         return name is not None or end <= self._packs.get(pack, 0)
 
-    def put(self, digest: B3Digest, data: bytes, executable: bool) -> None:
+    def put(self, digest: B3Digest, data: bytes | memoryview, executable: bool) -> None:
         """Writes a large blob that is not known yet, under its digest as computed by the caller."""
         try:
             file = self._files.create()
@@ -295,6 +330,8 @@ class Batch:
         self.sync()
         self._insert_blobs(conn)
         conn.executemany(_INSERT_DIRECTORY, sorted(self._new_directories.items()))
+        for node in self._extents.keys() & self._new_directories.keys():
+            record(conn, node, self._extents[node])
         self._rescue(conn)
         if loose:
             self._spare(conn, int(time.time()))
@@ -304,7 +341,7 @@ class Batch:
         """To be called when the transaction has ended well; then more may be added."""
         self._known_blobs.update(self._new_blobs)
         self._known_directories.update(self._new_directories)
-        self._new_blobs, self._new_directories = {}, {}
+        self._new_blobs, self._new_directories, self._extents = {}, {}, {}
         self._in_doubt = False
         self.blobs.appender.keep()
 

@@ -38,11 +38,14 @@ _SCHEMA = (
     # many bytes it takes there when it is compressed. `dead` is the epoch in which a collection
     # found no use for it, `loose` the time at which it came without a path that needs it.
     "create table blob ("
-    " digest blob primary key, size integer not null, name text unique,"
+    " digest blob primary key, size integer not null, name text,"
     " pack integer, start integer, stored integer, dead integer, loose integer,"
     " check ((name is null) = (pack is not null) and (pack is null) = (start is null))"
     ") strict, without rowid",
-    "create index blob_pack on blob (pack, start) where pack is not null",
+    # Most blobs have no name: an index of all would be as large again as the table's own.
+    "create unique index blob_name on blob (name) where name is not null",
+    # Tells all there is to know of packed blobs, in the order in which they lie.
+    "create index blob_pack on blob (pack, start, size, stored) where pack is not null",
     "create index blob_dead on blob (dead) where dead is not null",
     # Tells whether a large file may be known already before anything of it is written.
     "create index blob_large on blob (size) where size >= 1048576",

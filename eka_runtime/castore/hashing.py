@@ -74,10 +74,6 @@ class StreamHash(Closing):
         else:
             self._beside(data, done)
 
-    def copy(self, data: memoryview) -> None:
-        """As `update`, for data that changes as soon as this returns."""
-        self.update(data if self._process is not None else bytes(data))
-
     def _beside(self, data: _Data, done: Callable[[], None] | None) -> None:
         if self._thread is None and not self._started():
             self._hash.update(data)

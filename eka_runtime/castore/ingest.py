@@ -16,11 +16,15 @@ from typing import NamedTuple
 
 from eka_runtime.castore.assembly import Assembly, Progress
 from eka_runtime.castore.batch import Batch
+from eka_runtime.castore.blobs import PACKED_MAX
+from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.hashing import StreamHash
 from eka_runtime.castore.intake import LARGE, Intake
 from eka_runtime.castore.node import FileNode, Node, SymlinkNode
+from eka_runtime.castore.recorder import NarRecorder
 from eka_runtime.castore.tree import TreeReader
 from eka_runtime.errors import NarError
+from eka_runtime.nix import nar
 from eka_runtime.nix.nar import NarReader, Read, parse_nar
 
 Scan = Callable[[bytes | bytearray | memoryview], object]
@@ -61,14 +65,14 @@ def ingest_tree(
     its size meanwhile, StoreAccessError for what cannot be read; both name the path. `progress`
     is called with files and bytes so far.
     """
-    with StreamHash(scan) as nar_hash, Intake(batch, jobs) as intake:
+    recorder = NarRecorder(batch)
+    with StreamHash(_both(recorder.feed, scan)) as nar_hash, Intake(batch, jobs) as intake:
         assembly = Assembly(batch, progress)
         with TreeReader(
-            os.fsencode(source), assembly, intake, nar_hash, batch if adopt else None
+            os.fsencode(source), assembly, intake, nar_hash, recorder, batch if adopt else None
         ) as reader:
             reader.read()
-        intake.finish()
-        return Ingested(assembly.result(), nar_hash.digest(), nar_hash.size)
+        return _finished(assembly, recorder, intake, nar_hash)
 
 
 def ingest_nar(
@@ -82,12 +86,12 @@ def ingest_nar(
 
     Raises NarError; what was read up to then is in the batch, where it does no harm.
     """
-    with StreamHash() as nar_hash, Intake(batch, jobs) as intake:
-        sink = _NarIntake(Assembly(batch, progress), intake)
+    recorder = NarRecorder(batch)
+    with StreamHash(recorder.feed) as nar_hash, Intake(batch, jobs) as intake:
+        sink = _NarIntake(Assembly(batch, progress), intake, recorder)
         with reader.tee(nar_hash.update):
             parse_nar(reader, sink)
-        intake.finish()
-        return Ingested(sink.assembly.result(), nar_hash.digest(), nar_hash.size)
+        return _finished(sink.assembly, recorder, intake, nar_hash)
 
 
 def ingest_file(
@@ -102,37 +106,96 @@ def ingest_file(
     As Nix does for flat fixed outputs. Raises as `ingest_tree`.
     """
     with ExitStack() as stack:
-        nar_hash, content_hash = (stack.enter_context(StreamHash()) for _ in range(2))
+        recorder, assembly = NarRecorder(batch), Assembly(batch, progress)
+        nar_hash = stack.enter_context(StreamHash(recorder.feed))
+        content_hash = stack.enter_context(StreamHash())
         intake = stack.enter_context(Intake(batch, jobs))
-        reader = TreeReader(os.fsencode(source), Assembly(batch, progress), intake, nar_hash)
+        reader = TreeReader(os.fsencode(source), assembly, intake, nar_hash, recorder)
         node = stack.enter_context(reader).read_flat(content_hash)
-        intake.finish()
-        ingested = Ingested(node, nar_hash.digest(), nar_hash.size)
+        ingested = _finished(assembly, recorder, intake, nar_hash)
         return IngestedFile(node, content_hash.digest(), ingested)
+
+
+def _finished(
+    assembly: Assembly, recorder: NarRecorder, intake: Intake, nar_hash: StreamHash
+) -> Ingested:
+    node = assembly.result()
+    recorder.finish(node)
+    intake.finish()
+    return Ingested(node, nar_hash.digest(), nar_hash.size)
+
+
+def _both(first: Scan, second: Scan | None) -> Scan:
+    def call(data: bytes | bytearray | memoryview) -> None:
+        first(data)
+        if second is not None:
+            second(data)
+
+    return call
 
 
 class _NarIntake:
     """The sink that takes what a parser of hostile input has already bounded and validated."""
 
-    def __init__(self, assembly: Assembly, intake: Intake) -> None:
+    def __init__(self, assembly: Assembly, intake: Intake, recorder: NarRecorder) -> None:
         self.assembly = assembly
-        self.directory = assembly.directory
-        self.end_directory = assembly.end_directory
         self._intake = intake
+        self._recorder = recorder
+        self._depth = 0
+        self._offset = len(nar.MAGIC)  # in the NAR, which has one spelling
+
+    def directory(self, name: bytes) -> None:
+        self.assembly.directory(name)
+        self._offset += len(nar.DIRECTORY_OPEN)
+        if self._depth:
+            self._offset += len(nar.entry_open(name))
+        self._depth += 1
+
+    def end_directory(self) -> None:
+        self.assembly.end_directory()
+        self._depth -= 1
+        self._offset += len(nar.NODE_CLOSE)
+        if self._depth:
+            self._offset += len(nar.ENTRY_CLOSE)
 
     def symlink(self, name: bytes, target: bytes) -> None:
         self.assembly.add(name, SymlinkNode(target))
+        self._offset += len(nar.symlink(target)) + (nar.entry_overhead(name) if self._depth else 0)
 
     def file_data(self, name: bytes, executable: bool, data: bytes) -> None:
-        digest = self._intake.add(data, executable)
-        self.assembly.add_file(name, FileNode(digest, len(data), executable))
+        size, digest = len(data), B3Digest.of(data)
+        begin = self._opened(name, executable)
+        if size < PACKED_MAX:
+            self._recorder.small(digest, begin, size)
+        else:
+            self._recorder.large(begin, size)
+            self._recorder.known(digest, size)
+            self._intake.take(digest, data, executable)
+        self._closed(begin, size)
+        self.assembly.add_file(name, FileNode(digest, size, executable))
 
     def file(self, name: bytes, executable: bool, size: int, read: Read) -> None:
+        begin = self._opened(name, executable)
+        self._recorder.large(begin, size)
         if size < LARGE:
-            digest = self._intake.add(_read_all(read, size), executable)
+            data = _read_all(read, size)
+            digest = B3Digest.of(data)
+            self._intake.take(digest, data, executable)
         else:
             digest = self._intake.stream(size, executable, partial(_fill_from, read))
+        self._recorder.known(digest, size)
+        self._closed(begin, size)
         self.assembly.add_file(name, FileNode(digest, size, executable))
+
+    def _opened(self, name: bytes, executable: bool) -> int:
+        """Where contents begin."""
+        if self._depth:
+            return self._offset + nar.file_open_size(name, executable)
+        return self._offset + len(nar.file_header(executable, 0))
+
+    def _closed(self, begin: int, size: int) -> None:
+        close = nar.file_close(size) if self._depth else nar.padding(size) + nar.NODE_CLOSE
+        self._offset = begin + size + len(close)
 
 
 def _read_all(read: Read, size: int) -> bytes:

@@ -1,13 +1,13 @@
 """Moves the contents of files into a batch, with as many threads as pay.
 
 Measured, not guessed: two threads that do short things hand the interpreter's lock to and fro at
-more than the cost of those, so small files, which are appended to a pack, are the calling thread's
-business; where a tree has many, other processes have read and hashed them before (`tree_walk.py`).
-Files from INLINE_MAX on are written by a pool. Files from LARGE on come in chunks that are read and
-hashed here, written by one other thread, and hashed for the NAR by a third (`hashing.py`), all from
-one buffer; SHA-256 then sets the pace. From DIRECT_MIN on writes bypass the page cache, which
-halves their cost and leaves the cache to others. A file that is given away is linked (`adopt`):
-from LARGE on the kernel begins to write it while it is hashed.
+more than the cost of those, so small files, which go into packs, are the calling thread's business
+(`recorder.py`); where a tree has many, other processes have read and hashed them before
+(`tree_walk.py`). Larger ones are written by a pool. Files from LARGE on come in chunks that are
+read and hashed here, written by one other thread, and hashed for the NAR by a third (`hashing.py`),
+all from one buffer; SHA-256 then sets the pace. From DIRECT_MIN on writes bypass the page cache,
+which halves their cost and leaves the cache to others. A file that is given away is linked
+(`adopt`): from LARGE on the kernel begins to write it while it is hashed.
 
 What is in flight is bounded: CHUNKS chunks, PENDING files below LARGE, _EARLY that are linked.
 """
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from eka_runtime.castore.batch import Batch, BlobWriter
-from eka_runtime.castore.blobs import PACKED_MAX, BlobRow
+from eka_runtime.castore.blobs import BlobRow
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.closing import Closing
 from eka_runtime.errors import StoreError
@@ -35,7 +35,6 @@ from eka_runtime.linux.syscalls import begin_writing
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-INLINE_MAX = 1 << 16
 LARGE = 1 << 20
 DIRECT_MIN = 1 << 26
 CHUNK = 1 << 20
@@ -79,27 +78,25 @@ class Intake(Closing):
         while self._pending:
             self._pending.popleft().result()
 
-    def add(self, data: bytes, executable: bool, adopted: int | None = None) -> B3Digest:
-        """`adopted`: a descriptor of the file, if it may become the blob itself."""
-        return self.take(B3Digest.of(data), data, executable, adopted)
-
     def take(
-        self, digest: B3Digest, data: bytes, executable: bool, adopted: int | None = None
-    ) -> B3Digest:
-        """As `add`, for data whose digest is known."""
-        if len(data) < PACKED_MAX:
-            self._batch.offer(digest, data)
-        elif not self._batch.knows(digest, len(data)):
-            if adopted is not None:
-                self._batch.adopt(adopted, digest, len(data), executable)
-                return digest
-            if len(data) < INLINE_MAX:
-                self._batch.put(digest, data, executable)
-                return digest
-            while len(self._pending) >= PENDING:
-                self._pending.popleft().result()
-            self._submit(self._pool, self._batch.put, digest, data, executable)
-        return digest
+        self,
+        digest: B3Digest,
+        data: bytes | memoryview,
+        executable: bool,
+        adopted: int | None = None,
+    ) -> None:
+        """Contents that have a file of their own, from PACKED_MAX bytes on.
+
+        `adopted`: a descriptor of the file, if it may become the blob itself.
+        """
+        if self._batch.knows(digest, len(data)):
+            return
+        if adopted is not None:
+            self._batch.adopt(adopted, digest, len(data), executable)
+            return
+        while len(self._pending) >= PENDING:
+            self._pending.popleft().result()
+        self._submit(self._pool, self._batch.put, digest, data, executable)
 
     def stream(self, size: int, executable: bool, fill: Fill, tees: Sequence[Tee] = ()) -> B3Digest:
         """One file of `size` bytes: `fill(view)` fills the whole view with the next of them.

@@ -1,11 +1,12 @@
 """Packs: small blobs one behind the other in large files, so that each costs no inode.
 
-    PACKS/<12 hex digits>     16 bytes "eka-pack 1", then contents of blobs without any framing
+    PACKS/<12 hex digits>     16 bytes "eka-pack 1", then contents of blobs, and extents
 
 Creating an inode costs more than everything else that is done for a small file, in time and in
 space. A pack is only ever appended to, by one process at a time, which holds its flock(2); rows of
-the database say what lies where. What no row mentions is a gap: a process died before its commit,
-or the blob was collected. Gaps become holes (`reclaim`), and a pack without rows is unlinked.
+the database say what lies where: blobs, and extents, which are stretches of NARs with blobs in them
+(`extents.py`). What no row mentions is a gap: a process died before its commit, or the blob was
+collected. Gaps become holes (`reclaim`), and a pack without rows is unlinked.
 Numbers are random and not used again, so a stale row can never lead to other contents.
 
 Out of scope: rows, and when something may be removed (`eka_runtime/store/sweep.py`).
@@ -30,6 +31,8 @@ from eka_runtime.linux.syscalls import punch_hole
 if TYPE_CHECKING:
     # 8 ms, which readers of packs do not need to spend.
     from concurrent.futures import Future, ThreadPoolExecutor
+
+Data = bytes | memoryview
 
 HEADER = b"eka-pack 1\n".ljust(16, b"\0")
 PACK_MAX = 1 << 28
@@ -121,7 +124,7 @@ class Appender:
         self._writer: ThreadPoolExecutor | None = None
         self._fd = -1
         self._pack = self._end = self._kept = 0
-        self._pieces: list[bytes] = []  # not written yet, from `_flushed` on
+        self._pieces: list[Data] = []  # not written yet, from `_flushed` on
         self._flushed = 0
         self._users = 0
         self._full: list[int] = []
@@ -149,7 +152,7 @@ class Appender:
         written = self._written
         return written is not None and written.done() and written.exception() is not None
 
-    def append(self, pieces: Sequence[bytes]) -> tuple[int, list[int]]:
+    def append(self, pieces: Sequence[Data]) -> tuple[int, list[int]]:
         """The pack, and the offsets at which the pieces will lie once `drain` has returned."""
         with self._lock:
             if self._fd < 0 or self._end >= PACK_MAX:
@@ -249,7 +252,7 @@ class Appender:
             self._flushed, self._pieces = start, pieces
             self._finish()
 
-    def _taken(self) -> tuple[int, list[bytes]]:
+    def _taken(self) -> tuple[int, list[Data]]:
         """What is to be written now, and where."""
         start, pieces = self._flushed, self._pieces
         self._flushed, self._pieces = self._end, []
@@ -274,7 +277,7 @@ class Appender:
                 raise
 
 
-def _write(fd: int, start: int, pieces: list[bytes]) -> None:
+def _write(fd: int, start: int, pieces: list[Data]) -> None:
     """Not joined before: copying them would cost as much as hashing them did."""
     size = 0
     for first in range(0, len(pieces), _IOV_MAX):

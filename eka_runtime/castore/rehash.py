@@ -8,6 +8,7 @@ stretches, since a read for each blob would cost as much as hashing it.
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,14 +18,13 @@ from typing import NamedTuple, TypeVar
 
 from eka_runtime.castore.blobs import BlobFiles, BlobRow, LocalBlobs
 from eka_runtime.castore.database import Database
+from eka_runtime.castore.extents import MAX_OFFSET, extents_end, intact_extents
 from eka_runtime.castore.workers import Workers
 from eka_runtime.closing import Closing
 from eka_runtime.errors import StoreError
 from eka_runtime.nix import base32
 
 T = TypeVar("T")
-
-MAX_OFFSET = (1 << 63) - 1
 
 # A piece of work: so many bytes of a pack, so many rows, one of so many groups of files.
 _BYTES = 1 << 24
@@ -45,6 +45,10 @@ class Rehashed(NamedTuple):
     blobs: int
     size: int
     wrong: list[Wrong]
+
+    def plus(self, other: Rehashed) -> Rehashed:
+        wrong = self.wrong + other.wrong
+        return Rehashed(self.blobs + other.blobs, self.size + other.size, wrong)
 
 
 class _Piece(NamedTuple):
@@ -125,15 +129,30 @@ def _rehash_pieces(
     try:
         with LocalBlobs(directory, packs, opened) as blobs:
             for piece in pieces:
-                yield _rehash_piece(blobs, piece)
+                yield _rehash_piece(blobs, piece, opened.connection)
     finally:
         opened.close()
 
 
-def _rehash_piece(blobs: LocalBlobs, piece: _Piece) -> Rehashed:
+def _rehash_piece(blobs: LocalBlobs, piece: _Piece, conn: sqlite3.Connection) -> Rehashed:
     if piece.pack is None:
         return _rehash(blobs, blobs.files_between(str(piece.low), str(piece.high)))
-    rows = blobs.packed_between(piece.pack, int(piece.low), int(piece.high))
+    pack, found = piece.pack, Rehashed(0, 0, [])
+    # An extent belongs to the piece in which it begins, with all that lies in it.
+    low, high = int(piece.low), int(piece.high)
+    position = max(low, extents_end(conn, pack, low))
+    high = max(high, extents_end(conn, pack, high))
+    for one in intact_extents(blobs, conn, pack, position, high):
+        found = found.plus(_rehash_rows(blobs, pack, position, one.start))
+        found = found.plus(Rehashed(one.blobs, one.contents, []))
+        position = one.end
+    return found.plus(_rehash_rows(blobs, pack, position, high))
+
+
+def _rehash_rows(blobs: LocalBlobs, pack: int, low: int, high: int) -> Rehashed:
+    if low >= high:
+        return Rehashed(0, 0, [])
+    rows = blobs.packed_between(pack, low, high)
     # Whole stretches at once; only what is odd about them is looked at by itself.
     odd = _rehash(blobs, list(blobs.differing(rows)))
     return Rehashed(len(rows), sum(row[3] for row in rows), odd.wrong)

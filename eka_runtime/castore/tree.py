@@ -26,6 +26,7 @@ from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.hashing import StreamHash
 from eka_runtime.castore.intake import LARGE, Intake
 from eka_runtime.castore.node import FileNode, SymlinkNode
+from eka_runtime.castore.recorder import NarRecorder
 from eka_runtime.castore.tree_walk import (
     FILE_FLAGS,
     Enter,
@@ -46,14 +47,16 @@ from eka_runtime.nix import nar
 if TYPE_CHECKING:
     from eka_runtime.castore.crew import Crew
 
-# Framing and small files are joined up to _FLUSH bytes; contents from _APART on are not copied.
+# Framing and small files are joined up to so many bytes.
 _FLUSH = 1 << 18
-_APART = 1 << 16
 
 # As many files as make it worth while to start other processes, and how many of those.
 HELPED_FROM = 1024
 _HELPERS_MAX = 4
 _SLOT = 1 << 21
+
+# Half the time of calling the classes: for what is known to be right.
+_new_node, _new_digest = tuple.__new__, bytes.__new__
 
 _KINDS = {
     stat.S_IFSOCK: "a socket",
@@ -73,12 +76,14 @@ class TreeReader(Closing):
         assembly: Assembly,
         intake: Intake,
         nar_hash: StreamHash,
+        recorder: NarRecorder,
         adopting: Batch | None = None,
     ) -> None:
         self._source = source
         self._assembly = assembly
         self._intake = intake
         self._nar_hash = nar_hash
+        self._recorder = recorder
         self._adopting = adopting
         self._nar = bytearray(nar.MAGIC)
         self._descent = Descent()
@@ -159,21 +164,46 @@ class TreeReader(Closing):
         self, names: Iterable[bytes], found: Iterable[Found | None], slot: memoryview
     ) -> None:
         """Files that were read by a helper, if nothing about them is odd."""
-        take, add_file = self._intake.take, self._assembly.add_file
-        begin = end = 0
         self._flush()
+        run: list[tuple[bytes, Found]] = []
+        begin = 0
         for name, one in zip(names, found, strict=True):
-            if one is None:
-                self._nar_hash.copy(slot[begin:end])
-                begin = end
-                self._entry(name, stat.S_IFREG)
-                self._flush()
+            if one is not None:
+                run.append((name, one))
                 continue
-            digest, size, executable, start = one
-            data = bytes(slot[start : start + size])
-            end = start + size + len(nar.file_close(size))
-            add_file(name, FileNode(take(B3Digest(digest), data, executable), size, executable))
-        self._nar_hash.copy(slot[begin:end])
+            begin = self._run(run, slot, begin)
+            run = []
+            self._entry(name, stat.S_IFREG)
+            self._flush()
+        self._run(run, slot, begin)
+
+    def _run(self, run: list[tuple[bytes, Found]], slot: memoryview, begin: int) -> int:
+        """Entries that lie in the slot from `begin` on, one behind the other; returns the end."""
+        if not run:
+            return begin
+        _, size, _, start = run[-1][1]
+        end = start + size + len(nar.file_close(size))
+        piece = bytes(slot[begin:end])
+        add_file, small = self._assembly.add_file, self._recorder.small
+        before = self._nar_hash.size - begin
+        for name, (digest, size, executable, start) in run:
+            node = _new_node(FileNode, (_new_digest(B3Digest, digest), size, executable))
+            if size < PACKED_MAX:
+                small(node.digest, before + start, size)
+            else:
+                data = memoryview(piece)[start - begin : start - begin + size]
+                self._beside(node, before + start, data)
+            add_file(name, node)
+        self._nar_hash.update(piece)
+        return end
+
+    def _beside(
+        self, node: FileNode, begin: int, data: bytes | memoryview, fd: int | None = None
+    ) -> None:
+        """Contents from `begin` on in the NAR that get a file of their own."""
+        self._recorder.large(begin, node.size)
+        self._recorder.known(node.digest, node.size)
+        self._intake.take(node.digest, data, node.executable, fd)
 
     def read_flat(self, content_hash: StreamHash) -> FileNode:
         """Takes the source for a regular file that is not executable, through symlinks."""
@@ -263,23 +293,23 @@ class TreeReader(Closing):
             data += more
         if len(data) != size:
             raise self._changed(name)
-        self._contents(data)
         if content_hash is not None:
             content_hash.update(data)
-        adopted = fd if size >= PACKED_MAX and self._adopts(fd) else None
-        return FileNode(self._intake.add(data, executable, adopted), size, executable)
-
-    def _contents(self, data: bytes) -> None:
-        if len(data) < _APART:
+        node = FileNode(B3Digest.of(data), size, executable)
+        if size < PACKED_MAX:
+            self._recorder.small(node.digest, self._nar_hash.size + len(self._nar), size)
             self._nar += data
         else:
             self._flush()
+            self._beside(node, self._nar_hash.size, data, fd if self._adopts(fd) else None)
             self._nar_hash.update(data)
+        return node
 
     def _large(
         self, name: bytes, fd: int, size: int, executable: bool, content_hash: StreamHash | None
     ) -> FileNode:
         self._flush()
+        self._recorder.large(self._nar_hash.size, size)
         tees = [self._nar_hash.update] + ([content_hash.update] if content_hash else [])
         fill = partial(self._fill, name, fd)
         if self._adopts(fd):
@@ -288,6 +318,7 @@ class TreeReader(Closing):
             digest = self._intake.stream(size, executable, fill, tees)
         if os.read(fd, 1):
             raise self._changed(name)
+        self._recorder.known(digest, size)
         return FileNode(digest, size, executable)
 
     def _adopts(self, fd: int) -> bool:

@@ -54,6 +54,7 @@ __all__ = [
     "file_close",
     "file_header",
     "file_open",
+    "file_open_size",
     "file_overhead",
     "padding",
     "parse_nar",
@@ -105,6 +106,12 @@ def file_open(name: bytes, executable: bool, size: int) -> bytes:
     length = len(name)
     head = (_EXECUTABLE_AFTER if executable else _FILE_AFTER)[length & 7]
     return b"".join((_ENTRY, U64.pack(length), name, head, U64.pack(size)))
+
+
+def file_open_size(name: bytes, executable: bool) -> int:
+    """Bytes of `file_open`."""
+    length = len(name)
+    return length + _FILE_OPEN_SIZES[executable][length & 7]
 
 
 def file_close(size: int) -> bytes:
@@ -183,6 +190,11 @@ _FILE_AFTER, _EXECUTABLE_AFTER, _DIRECTORY_AFTER, _SYMLINK_AFTER = map(_after_te
 _ENTRY_AFTER, _END_AFTER = map(_after_text, _NEXT[2])
 _NODE_AFTER, _NODE_CLOSE_AFTER, _LEAF_CLOSE_AFTER = map(
     _after_text, (_NODE, NODE_CLOSE, _LEAF_CLOSE)
+)
+# Beside the name, by its length modulo 8.
+_FILE_OPEN_SIZES = tuple(
+    tuple(len(_ENTRY) + 8 + len(head) + 8 for head in heads)
+    for heads in (_FILE_AFTER, _EXECUTABLE_AFTER)
 )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import zstandard
 
 from eka_runtime.castore.blobs import BlobRow, decoded
+from eka_runtime.castore.extents import forget
 from eka_runtime.linux.syscalls import syncfs
 from eka_runtime.store.layout import access_errors, collector_lock, require_own
 from eka_runtime.store.sweep import sweep
@@ -137,5 +138,6 @@ def _move(store: Store, small: list[_Small]) -> int:
                     "insert into moved values (?, ?, ?, ?)", (row.pack, row.start, row.size, epoch)
                 )
                 moved += 1
+        forget(conn, {one.row.pack for one in small})
     appender.keep()
     return moved

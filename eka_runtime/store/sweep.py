@@ -10,11 +10,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from heapq import merge
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from eka_runtime.castore.checkout import NEW_PREFIX
 from eka_runtime.castore.epochs import oldest
+from eka_runtime.castore.extents import extents_end, packs_of_dead, places
 from eka_runtime.castore.packs import pack_name, pack_number, reclaim
 from eka_runtime.castore.removal import remove_tree
 from eka_runtime.errors import InvalidStorePath
@@ -64,9 +66,10 @@ def sweep(store: Store) -> Swept:
                 (before, _CHUNK),
             ).fetchall()
             conn.executemany("delete from blob where digest = ?", [row[:1] for row in rows])
+            packs = packs_of_dead(conn, before)
             conn.execute("delete from directory where dead < ?", (before,))
             moved = conn.execute("delete from moved where dead < ? returning pack", (before,))
-            packs = {pack for (pack,) in moved} | {row[3] for row in rows if row[3] is not None}
+            packs |= {pack for (pack,) in moved} | {row[3] for row in rows if row[3] is not None}
             conn.executemany("insert or ignore into untidy values (?)", [(one,) for one in packs])
         if not rows:
             break
@@ -161,21 +164,24 @@ def _has_tail(store: Store, pack: int) -> bool:
         size = (store.layout.packs / pack_name(pack)).stat().st_size
     except FileNotFoundError:
         return False
-    (end,) = store.database.connection.execute(
+    conn = store.database.connection
+    (end,) = conn.execute(
         "select max(start + coalesce(stored, size)) from blob where pack = ?", (pack,)
     ).fetchone()
-    return end is None or size > end
+    return end is None or size > max(end, extents_end(conn, pack))
 
 
 def _reclaim(store: Store, pack: int) -> int | None:
 
     def used() -> Iterator[tuple[int, int]]:
         # Not before `reclaim` has the pack: somebody may append to it and commit until then.
-        yield from store.database.connection.execute(
+        conn = store.database.connection
+        rows = conn.execute(
             "select start, start + coalesce(stored, size) as end from blob where pack = ?"
             " union all select start, start + stored from moved where pack = ? order by 1",
             (pack, pack),
         )
+        yield from merge(rows, places(conn, pack))
 
     return reclaim(store.layout.packs / pack_name(pack), used())
 

@@ -18,9 +18,11 @@ from eka_runtime.castore.batch import Batch
 from eka_runtime.castore.blobs import LocalBlobs
 from eka_runtime.castore.checkout import checkout
 from eka_runtime.castore.digest import B3Digest
+from eka_runtime.castore.extents import extents_of, read_extents
 from eka_runtime.castore.hashing import StreamHash
 from eka_runtime.castore.ingest import Ingested, ingest_nar
-from eka_runtime.castore.node import Node
+from eka_runtime.castore.nar_source import nar_pieces
+from eka_runtime.castore.node import DirectoryNode, Node
 from eka_runtime.castore.removal import remove_tree
 from eka_runtime.castore.render import write_nar
 from eka_runtime.errors import StoreCorrupt, UsageError
@@ -114,13 +116,32 @@ def write_checked_nar(store: Store, info: PathInfo, write: Write | None) -> None
             if write is not None:
                 write(data)
 
-        write_nar(info.node, store.blobs, store.directories, pass_on)
+        _write_nar(store, info, pass_on, lambda: hashing.size)
         digest = hashing.digest()
     if (digest, hashing.size) != (info.nar_hash, info.nar_size):
         raise StoreCorrupt(
             f"`{info.path}` has changed since it was added: its NAR has another hash",
             hint="run `eka store verify --deep` to find the damaged files",
         )
+
+
+def _write_nar(
+    store: Store, info: PathInfo, write: Callable[[bytes], object], written: Callable[[], int]
+) -> None:
+    node = info.node
+    if isinstance(node, DirectoryNode):
+        extents = extents_of(store.database.connection, node.digest)
+        if sum(one.size for one in extents) == info.nar_size:
+            for data in read_extents(store.blobs, extents):
+                write(data)
+        if written() == info.nar_size:
+            return
+    if not written():
+        write_nar(node, store.blobs, store.directories, write)
+        return
+    # Some extent is not there any more, or not what it was: the rest is put together.
+    for data in nar_pieces(node, store.blobs, store.directories, written()):
+        write(data)
 
 
 def restore(store: Store, node: Node, dest: Path) -> None:

@@ -32,6 +32,7 @@ from eka_runtime.castore.node import Directory, DirectoryNode, FileNode, Node
 from eka_runtime.castore.packs import pack_number
 from eka_runtime.castore.rehash import Rehashed, Wrong, rehash, rehash_all
 from eka_runtime.errors import CastoreError, EkaError
+from eka_runtime.store.integrity import Integrity
 from eka_runtime.store.pathinfo import SELECT_SEALED, decode_row, seal, wrong_ca
 
 if TYPE_CHECKING:
@@ -103,12 +104,14 @@ def verify_store(
 ) -> Verified:
     """`progress` gets the blobs and paths hashed so far, and their bytes."""
     check = _Check(store, report, progress)
-    with check.rehashing(deep) as found:
-        check.database(deep)
+    # The workers first: they are forked, and have no use for a thread.
+    with check.rehashing(deep) as found, Integrity(store.database, deep=deep) as integrity:
+        check.references()
         check.directories()
         check.paths()
         check.trees()
         check.blobs(found)
+        check.database(integrity)
     if deep:
         check.twins()
     return check.result()
@@ -153,10 +156,12 @@ class _Check:
         with rehash_all(blobs, database, size) as found:
             yield found
 
-    def database(self, deep: bool) -> None:
-        for (message,) in self._rows(f"pragma {'integrity' if deep else 'quick'}_check"):
-            if message != "ok":
+    def database(self, integrity: Integrity) -> None:
+        with self._attempt("database", self._store.layout.database):
+            for message in integrity.problems():
                 self._problem("database", self._store.layout.database, message)
+
+    def references(self) -> None:
         for path, reference in self._rows(_DANGLING):
             self._problem("reference", path, f"refers to row {reference}, which is not there")
 

@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from eka_runtime.castore import hashing
+from eka_runtime.castore import hashing, recorder
 from eka_runtime.castore import tree as tree_module
 from eka_runtime.castore.node import DirectoryNode, FileNode
 from eka_runtime.castore.removal import remove_tree
@@ -206,6 +206,9 @@ def work(arguments: list[str], tell: Print) -> None:
     if job.seed % 2:
         # Helpers as for thousands of files, and for long streams.
         tree_module.HELPED_FROM, hashing.APART = 2, 1 << 18
+    if job.seed % 3:
+        # The NARs of its trees lie in packs, in small parts.
+        recorder._FLUSH, recorder._WORTH = 1 << 10, 0
     tell("ready")
     for life, turns in enumerate(_turns(job, rng)):
         with ExitStack() as opened:

@@ -24,6 +24,7 @@ from eka_runtime.castore.hashing import StreamHash
 from eka_runtime.castore.ingest import ingest_file, ingest_tree
 from eka_runtime.castore.intake import CHUNK, DIRECT_MIN, LARGE, Intake
 from eka_runtime.castore.node import DirectoryNode, FileNode, SymlinkNode
+from eka_runtime.castore.recorder import NarRecorder
 from eka_runtime.castore.render import nar_of
 from eka_runtime.castore.tree import TreeReader
 from eka_runtime.errors import CastoreError, StoreAccessError
@@ -282,7 +283,9 @@ def test_a_large_file_that_changes_its_size_meanwhile(
         castore.batch() as batch,
         _Meddling(source, size) as nar_hash,
         Intake(batch) as intake,
-        TreeReader(os.fsencode(source), Assembly(batch), intake, nar_hash) as reader,
+        TreeReader(
+            os.fsencode(source), Assembly(batch), intake, nar_hash, NarRecorder(batch)
+        ) as reader,
         pytest.raises(CastoreError, match=f"{source} changed its size"),
     ):
         reader.read()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from eka_runtime.castore.blobs import BlobRow
 from eka_runtime.castore.node import Directory, DirectoryNode, FileNode, encode_entry
 from eka_runtime.store import verify
+from eka_runtime.store.integrity import Integrity
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.store import Store
 from eka_runtime.store.verify import counted, verify_store
@@ -287,3 +289,19 @@ def test_verifying_changes_nothing(damaged: Store) -> None:
 
 def test_counted() -> None:
     assert [counted(number, "blob") for number in (0, 1, 2)] == ["0 blobs", "1 blob", "2 blobs"]
+
+
+def test_an_interrupted_check_of_the_database_ends(store: Store) -> None:
+    conn = store.database.connection
+    conn.execute("create table many (text)")
+    conn.execute("create index many_text on many (text)")
+    conn.execute(
+        "with recursive n (i) as (select 0 union all select i + 1 from n where i < 200000)"
+        " insert into many select hex(randomblob(8)) from n"
+    )
+    with Integrity(store.database, deep=True) as integrity:
+        assert integrity.problems() == []
+    with Integrity(store.database, deep=True):
+        pass
+    assert not [one for one in threading.enumerate() if one.name == "eka-integrity"]
+    conn.execute("drop table many")
