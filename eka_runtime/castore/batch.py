@@ -37,8 +37,10 @@ from eka_runtime.castore.blobs import PACKED_MAX, LocalBlobs
 from eka_runtime.castore.database import AT_ONCE, Database, of_digests
 from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.extents import Extent, record
+from eka_runtime.castore.file_writer import FileWriter
 from eka_runtime.castore.node import Directory, DirectoryNode
 from eka_runtime.castore.placing import NewFile, Placing, finish, write_all
+from eka_runtime.castore.workers import may_fork
 from eka_runtime.errors import StoreAccessError, StoreError
 from eka_runtime.linux.syscalls import syncfs
 
@@ -219,8 +221,7 @@ class Batch:
 
     def unknown(self, digests: Iterable[B3Digest]) -> set[B3Digest]:
         """Small blobs that have to be written; from the thread that has the batch."""
-        ours = self._new_blobs, self._known_blobs, self._offered
-        unknown = {one for one in digests if not any(one in known for known in ours)}
+        unknown = set(digests).difference(self._new_blobs, self._known_blobs, self._offered)
         every = list(unknown)
         for first in range(0, len(every), AT_ONCE):
             unknown -= self._known_among(every[first : first + AT_ONCE])
@@ -265,6 +266,20 @@ class Batch:
                 self._files.drop(file)
         except OSError as error:
             raise self._access_error(error) from error
+
+    def file_writer(self) -> FileWriter | None:
+        """Who writes large blobs for which there is a `reserve`; None where nobody can be had."""
+        if self._files.leaves_nothing and may_fork():
+            with suppress(OSError):
+                return FileWriter(os.fspath(self._tmp), os.fspath(self.blobs.directory))
+        return None
+
+    def reserve(self, digest: B3Digest, size: int) -> str:
+        """The name for a large blob that is not known yet, and that is written before `sync`."""
+        name = self.blobs.new_name(digest)
+        self._new_blobs[digest] = _Place(size, name, None, None)
+        self._unsynced = True
+        return name
 
     def writer(self, executable: bool, *, direct: bool = False) -> BlobWriter:
         """For a blob that comes in pieces; the caller closes it.

@@ -7,10 +7,11 @@ there at all, is put together from directories and blobs, as the NARs of all oth
 
     extent  node    the directory at the root, whose row takes these along when it goes
             nth     in the order of the NAR
-            pack, start   null for a blob that has a file of its own
-            size    in bytes
-            sum     BLAKE3 of the bytes
+            pack, start, size   where it lies
+            sum     BLAKE3 of its bytes
             rows    BLAKE3 of what rows say of the blobs that begin in it: see `ROWS`
+            cuts    blobs with files of their own, whose contents are not there: where they belong,
+                    in bytes from its beginning (u32), their size (u64, little endian), their digest
 
 The table is made when the first one comes; eka that does not know it opens the store as well, and
 what it does to packs makes extents invalid at worst.
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from blake3 import blake3
@@ -34,24 +36,24 @@ if TYPE_CHECKING:
 _CREATE = (
     "create table if not exists extent ("
     " node blob not null references directory (digest) on delete cascade,"
-    " nth integer not null, pack integer, start integer, size integer not null,"
-    " sum blob not null, rows blob,"
+    " nth integer not null, pack integer not null, start integer not null,"
+    " size integer not null, sum blob not null, rows blob not null, cuts blob not null,"
     " primary key (node, nth)) strict, without rowid",
-    "create index if not exists extent_pack on extent (pack, start) where pack is not null",
+    "create index if not exists extent_pack on extent (pack, start)",
 )
 MAX_OFFSET = (1 << 63) - 1
 
-_INSERT = "insert into extent values (?, ?, ?, ?, ?, ?, ?)"
-_OF = "select pack, start, size, sum, rows from extent where node = ? order by nth"
+_INSERT = "insert into extent values (?, ?, ?, ?, ?, ?, ?, ?)"
+_OF = "select pack, start, size, sum, rows, cuts from extent where node = ? order by nth"
 _BETWEEN = """
-    select pack, start, size, sum, rows from extent
+    select pack, start, size, sum, rows, cuts from extent
     where pack = ? and start >= ? and start < ? order by start
 """
 _END = "select max(start + size) from extent where pack = ? and start < ?"
 _PLACES = "select start, start + size from extent where pack = ? order by start"
 _OF_DEAD = """
     select distinct pack from extent
-    where node in (select digest from directory where dead < ?) and pack is not null
+    where node in (select digest from directory where dead < ?)
 """
 _FORGET = "delete from extent where node in (select node from extent where pack = ?)"
 
@@ -68,16 +70,41 @@ _PIECE = 1 << 18
 _REPAIR = "run `eka store verify`"
 # Written ones have a mebibyte and a little; more is not read at once, whatever a row says.
 _SIZE_MAX = 1 << 23
+_CUT = Struct("<IQ32s")
+
+
+class Cut(NamedTuple):
+    """`at` counts from the beginning of the extent."""
+
+    at: int
+    size: int
+    digest: bytes
 
 
 class Extent(NamedTuple):
-    """`pack` is None for a blob with a file of its own, whose digest is `sum`."""
+    """What lies in one piece; of the NAR, what is cut out is a part as well."""
 
-    pack: int | None
+    pack: int
     start: int
     size: int
     sum: bytes
-    rows: bytes | None
+    rows: bytes
+    cuts: bytes
+
+    @property
+    def nar_size(self) -> int:
+        return self.size + sum(cut.size for cut in cuts_of(self))
+
+
+def encoded(cuts: Iterable[Cut]) -> bytes:
+    return b"".join(_CUT.pack(*cut) for cut in cuts)
+
+
+def cuts_of(extent: Extent) -> list[Cut]:
+    """None of a row that is damaged, whose size is not that of the NAR then."""
+    if len(extent.cuts) % _CUT.size:
+        return []
+    return [Cut(*fields) for fields in _CUT.iter_unpack(extent.cuts)]
 
 
 def rows_sum(said: bytes | None) -> bytes:
@@ -97,11 +124,7 @@ def record(conn: sqlite3.Connection, node: B3Digest, extents: Iterable[Extent]) 
     # Those of two processes that came at once do not go together.
     if extents_of(conn, node):
         return
-    rows = [
-        (node, nth, one.pack, one.start if one.pack is not None else None, *one[2:])
-        for nth, one in enumerate(extents)
-    ]
-    conn.executemany(_INSERT, rows)
+    conn.executemany(_INSERT, [(node, nth, *one) for nth, one in enumerate(extents)])
 
 
 def extents_of(conn: sqlite3.Connection, node: B3Digest) -> list[Extent]:
@@ -152,7 +175,7 @@ class _Buffer:
 
     def reads(self, extent: Extent) -> bool:
         """Whether it is there, and has its sum; then `view` has its bytes."""
-        if extent.pack is None or extent.size > _SIZE_MAX:
+        if extent.size > _SIZE_MAX:
             return False
         if extent.size > len(self._memory):
             self._memory = bytearray(extent.size)
@@ -198,13 +221,19 @@ def read_extents(blobs: LocalBlobs, extents: Iterable[Extent]) -> Iterator[bytes
     """
     buffer = _Buffer(blobs)
     for one in extents:
-        if one.pack is None:
-            yield from _contents(blobs, B3Digest(one.sum), one.size)
-        elif buffer.reads(one):
-            for first in range(0, one.size, _PIECE):
-                yield bytes(buffer.view[first : first + _PIECE])
-        else:
+        if not buffer.reads(one):
             return
+        position = 0
+        for at, size, digest in cuts_of(one):
+            yield from _pieces(buffer.view[position:at])
+            yield from _contents(blobs, B3Digest(digest), size)
+            position = at
+        yield from _pieces(buffer.view[position:])
+
+
+def _pieces(view: memoryview) -> Iterator[bytes]:
+    for first in range(0, len(view), _PIECE):
+        yield bytes(view[first : first + _PIECE])
 
 
 def _contents(blobs: LocalBlobs, digest: B3Digest, size: int) -> Iterator[bytes]:
@@ -222,10 +251,7 @@ def _select(
 ) -> list[Extent]:
     if not _there(conn):
         return []
-    return [
-        Extent(pack, start or 0, *rest)
-        for pack, start, *rest in conn.execute(statement, parameters)
-    ]
+    return [Extent(*row) for row in conn.execute(statement, parameters)]
 
 
 def _there(conn: sqlite3.Connection) -> bool:

@@ -65,8 +65,9 @@ def ingest_tree(
     its size meanwhile, StoreAccessError for what cannot be read; both name the path. `progress`
     is called with files and bytes so far.
     """
-    recorder = NarRecorder(batch)
-    with StreamHash(_both(recorder.feed, scan)) as nar_hash, Intake(batch, jobs) as intake:
+    with Intake(batch, jobs) as intake, ExitStack() as stack:
+        recorder = NarRecorder(batch, intake.beside)
+        nar_hash = stack.enter_context(StreamHash(_both(recorder.feed, scan)))
         assembly = Assembly(batch, progress)
         with TreeReader(
             os.fsencode(source), assembly, intake, nar_hash, recorder, batch if adopt else None
@@ -86,8 +87,9 @@ def ingest_nar(
 
     Raises NarError; what was read up to then is in the batch, where it does no harm.
     """
-    recorder = NarRecorder(batch)
-    with StreamHash(recorder.feed) as nar_hash, Intake(batch, jobs) as intake:
+    with Intake(batch, jobs) as intake, ExitStack() as stack:
+        recorder = NarRecorder(batch, intake.beside)
+        nar_hash = stack.enter_context(StreamHash(recorder.feed))
         sink = _NarIntake(Assembly(batch, progress), intake, recorder)
         with reader.tee(nar_hash.update):
             parse_nar(reader, sink)
@@ -106,10 +108,10 @@ def ingest_file(
     As Nix does for flat fixed outputs. Raises as `ingest_tree`.
     """
     with ExitStack() as stack:
-        recorder, assembly = NarRecorder(batch), Assembly(batch, progress)
+        intake, assembly = stack.enter_context(Intake(batch, jobs)), Assembly(batch, progress)
+        recorder = NarRecorder(batch, intake.beside)
         nar_hash = stack.enter_context(StreamHash(recorder.feed))
         content_hash = stack.enter_context(StreamHash())
-        intake = stack.enter_context(Intake(batch, jobs))
         reader = TreeReader(os.fsencode(source), assembly, intake, nar_hash, recorder)
         node = stack.enter_context(reader).read_flat(content_hash)
         ingested = _finished(assembly, recorder, intake, nar_hash)

@@ -3,11 +3,12 @@
 Measured, not guessed: two threads that do short things hand the interpreter's lock to and fro at
 more than the cost of those, so small files, which go into packs, are the calling thread's business
 (`recorder.py`); where a tree has many, other processes have read and hashed them before
-(`tree_walk.py`). Larger ones are written by a pool. Files from LARGE on come in chunks that are
-read and hashed here, written by one other thread, and hashed for the NAR by a third (`hashing.py`),
-all from one buffer; SHA-256 then sets the pace. From DIRECT_MIN on writes bypass the page cache,
-which halves their cost and leaves the cache to others. A file that is given away is linked
-(`adopt`): from LARGE on the kernel begins to write it while it is hashed.
+(`tree_walk.py`). Larger ones are written by a pool, or, where they are many, by another process
+(`file_writer.py`). Files from LARGE on come in chunks that are read and hashed here, written by one
+other thread, and hashed for the NAR by a third (`hashing.py`), all from one buffer; SHA-256 then
+sets the pace. From DIRECT_MIN on writes bypass the page cache, which halves their cost and leaves
+the cache to others. A file that is given away is linked (`adopt`): from LARGE on the kernel begins
+to write it while it is hashed.
 
 What is in flight is bounded: CHUNKS chunks, PENDING files below LARGE, _EARLY that are linked.
 """
@@ -21,13 +22,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from blake3 import blake3
 
 from eka_runtime.castore.batch import Batch, BlobWriter
 from eka_runtime.castore.blobs import BlobRow
 from eka_runtime.castore.digest import B3Digest
+from eka_runtime.castore.file_writer import FileWriter
+from eka_runtime.castore.recorder import now
 from eka_runtime.closing import Closing
 from eka_runtime.errors import StoreError
 from eka_runtime.linux.syscalls import begin_writing
@@ -40,8 +43,12 @@ DIRECT_MIN = 1 << 26
 CHUNK = 1 << 20
 CHUNKS = 24
 PENDING = 32
+# So many files of 64 KiB and more, and it is worth it to fork a process that writes them.
+APART_FROM = 48
 _EARLY = 8  # files that wait for the disk, each with a descriptor
 _WORKERS_MAX = 4
+
+T = TypeVar("T")
 
 Fill = Callable[[memoryview], None]
 Tee = Callable[[memoryview, Callable[[], None]], None]
@@ -65,9 +72,14 @@ class Intake(Closing):
         self._pending: deque[Future[None]] = deque()
         self._chunks: SimpleQueue[_Chunk] | None = None
         self._writers: set[BlobWriter] = set()
+        # How many came, and who writes them when they have become many.
+        self._files = 0
+        self._apart: FileWriter | None = None
         self._early = threading.BoundedSemaphore(_EARLY)
 
     def close(self) -> None:
+        if self._apart is not None:
+            self._apart.close()
         self._pool.shutdown(cancel_futures=True)
         self._disk.shutdown(cancel_futures=True)
         for writer in self._writers:
@@ -77,6 +89,16 @@ class Intake(Closing):
         """Waits until everything is written."""
         while self._pending:
             self._pending.popleft().result()
+        if self._apart is not None:
+            with self._batch.access_errors():
+                self._apart.finish()
+
+    def beside(self, job: Callable[..., T], *args: object) -> Future[T]:
+        """Does something that takes long, and not the interpreter's lock."""
+        try:
+            return self._disk.submit(job, *args)
+        except RuntimeError:
+            return now(job, *args)  # no thread is to be had
 
     def take(
         self,
@@ -93,6 +115,13 @@ class Intake(Closing):
             return
         if adopted is not None:
             self._batch.adopt(adopted, digest, len(data), executable)
+            return
+        self._files += 1
+        if self._files == APART_FROM:
+            self._apart = self._batch.file_writer()
+        if self._apart is not None:
+            with self._batch.access_errors():
+                self._apart.put(self._batch.reserve(digest, len(data)), data, executable)
             return
         while len(self._pending) >= PENDING:
             self._pending.popleft().result()

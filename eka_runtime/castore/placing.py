@@ -49,6 +49,11 @@ class Placing:
             self._unnamed = unnamed and self._proc_fd >= 0
             self._opened = opened.pop_all()
 
+    @property
+    def leaves_nothing(self) -> bool:
+        """Whether what is in the making goes with its process, as far as is known by now."""
+        return self._unnamed
+
     def close(self) -> None:
         for name in self._named:
             with suppress(OSError):

@@ -9,18 +9,21 @@ what is small altogether.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
-from operator import itemgetter
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blake3 import blake3
 
 from eka_runtime.castore.batch import Batch
 from eka_runtime.castore.digest import B3Digest
-from eka_runtime.castore.extents import Extent, rows_sum, said_of_row
+from eka_runtime.castore.extents import Cut, Extent, encoded, rows_sum, said_of_row
 from eka_runtime.castore.node import DirectoryNode, Node
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+Beside = Callable[..., "Future[Any]"]
 
 _Data = bytes | bytearray | memoryview
 
@@ -32,8 +35,8 @@ _WORTH_FILES = 32
 # Of contents, one in so many bytes may be known already and is written again.
 _AGAIN = 16
 _AGAIN_MIN = 1 << 12
-
-_begin_of = itemgetter(1)
+# So many extents wait for their sums, each with its bytes.
+_BESIDE_MAX = 8
 
 
 class _Small(NamedTuple):
@@ -44,12 +47,14 @@ class _Small(NamedTuple):
     size: int
 
 
-class _Cut(NamedTuple):
-    """A blob with a file of its own, and how many bytes are kept before it."""
+class _Written(NamedTuple):
+    """An extent whose sums are still computed."""
 
-    at: int
-    digest: B3Digest
+    pack: int
+    start: int
     size: int
+    sums: Future[tuple[bytes, bytes]]
+    cuts: bytes
 
 
 class NarRecorder:
@@ -59,8 +64,10 @@ class NarRecorder:
     in the NAR. Contents that are announced come with the next bytes, or have just come.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, beside: Beside) -> None:
+        """`beside` does something in another thread."""
         self._batch = batch
+        self._beside = beside
         self._position = 0  # in the NAR
         self._skips: deque[tuple[int, int]] = deque()
         self._skipped = 0  # of what was announced
@@ -69,8 +76,8 @@ class NarRecorder:
         self._base = self._kept = 0
         self._due = 0  # as much has to be kept before anything is flushed
         self._small: list[_Small] = []
-        self._cuts: list[_Cut] = []
-        self._extents: list[Extent] | None = []
+        self._cuts: list[Cut] = []  # from the first byte that is kept
+        self._written: list[_Written] | None = []
         self._seen = self._again = 0
 
     def small(self, digest: B3Digest, begin: int, size: int) -> None:
@@ -86,7 +93,7 @@ class NarRecorder:
         self._skipped += size
 
     def known(self, digest: B3Digest, size: int) -> None:
-        self._cuts.append(_Cut(self._at, digest, size))
+        self._cuts.append(Cut(self._at, size, digest))
         self._due = self._at
 
     def feed(self, data: _Data) -> None:
@@ -112,10 +119,10 @@ class NarRecorder:
     def finish(self, node: Node) -> None:
         """At the end of the NAR of `node`."""
         if self._kept - self._base < _WORTH and len(self._small) < _WORTH_FILES and not self._base:
-            self._extents = None
+            self._written = None
         self._flush()
-        if self._extents and isinstance(node, DirectoryNode):
-            self._batch.add_extents(node.digest, self._extents)
+        if self._written and isinstance(node, DirectoryNode):
+            self._batch.add_extents(node.digest, [_extent(one) for one in self._written])
 
     def _keep(self, data: _Data, view: memoryview) -> None:
         # A view of somebody's buffer, which is used again.
@@ -126,13 +133,16 @@ class NarRecorder:
         base, self._base = self._base, self._kept
         pieces, small, cuts = self._pieces, self._small, self._cuts
         self._pieces, self._small, self._cuts = [], [], []
-        new = self._new_among(small) if self._extents is not None else []
-        if self._extents is None:
+        new = self._new_among(small) if self._written is not None else []
+        if self._written is None:
             data = b"".join(pieces)
             for digest, begin, size in small:
                 self._batch.offer(digest, data[begin - base : begin - base + size])
         elif pieces:
-            self._extents += self._written(pieces, base, new, cuts)
+            own = encoded(Cut(at - base, size, digest) for at, size, digest in cuts)
+            self._written.append(self._write(pieces, base, new, own))
+            if len(self._written) > _BESIDE_MAX:
+                self._written[-_BESIDE_MAX].sums.result()
 
     def _new_among(self, small: list[_Small]) -> list[_Small]:
         """Those that have to be written, once each; too few of them, and nothing more is kept."""
@@ -146,35 +156,38 @@ class NarRecorder:
             else:
                 self._again += one.size
         if self._again > max(_AGAIN_MIN, self._seen // _AGAIN):
-            self._extents = None
+            self._written = None
         return new
 
-    def _written(
-        self, pieces: list[memoryview], base: int, new: list[_Small], cuts: list[_Cut]
-    ) -> Iterator[Extent]:
-        """What was kept from `base` on goes into a pack, in one stretch."""
+    def _write(
+        self, pieces: list[memoryview], base: int, new: list[_Small], cuts: bytes
+    ) -> _Written:
+        """What was kept from `base` on goes into a pack, in one piece."""
         places = [(digest, begin - base, size) for digest, begin, size in new]
         pack, start = self._batch.add_packed(pieces, places)
-        remaining, low, row = deque(pieces), 0, 0
-        for cut in [*cuts, None]:
-            high = self._base - base if cut is None else cut.at - base
-            if high > low:
-                end = bisect_left(places, high, lo=row, key=_begin_of)
-                said = [said_of_row(one, start + at, size) for one, at, size in places[row:end]]
-                sums = _sum(remaining, high - low), rows_sum(b";".join(said))
-                yield Extent(pack, start + low, high - low, *sums)
-                low, row = high, end
-            if cut is not None:
-                yield Extent(None, 0, cut.size, cut.digest, None)
+        size = self._base - base
+        beside = self._beside if size >= _FLUSH else now
+        return _Written(pack, start, size, beside(_sums, pieces, start, places), cuts)
 
 
-def _sum(pieces: deque[memoryview], size: int) -> bytes:
-    """Of the next bytes, which it takes away."""
+def now(job: Callable[..., Any], *args: object) -> Future[Any]:
+    """As `Intake.beside`, in this thread."""
+    from concurrent.futures import Future
+
+    done: Future[Any] = Future()
+    done.set_result(job(*args))
+    return done
+
+
+def _sums(
+    pieces: list[memoryview], start: int, places: list[tuple[B3Digest, int, int]]
+) -> tuple[bytes, bytes]:
     hasher = blake3()
-    while size:
-        piece = pieces.popleft()
-        hasher.update(piece[:size])
-        if len(piece) > size:
-            pieces.appendleft(piece[size:])
-        size -= min(size, len(piece))
-    return hasher.digest()
+    for piece in pieces:
+        hasher.update(piece)
+    said = b";".join([said_of_row(digest, start + at, size) for digest, at, size in places])
+    return hasher.digest(), rows_sum(said)
+
+
+def _extent(one: _Written) -> Extent:
+    return Extent(one.pack, one.start, one.size, *one.sums.result(), one.cuts)

@@ -131,7 +131,7 @@ def _write_nar(
     node = info.node
     if isinstance(node, DirectoryNode):
         extents = extents_of(store.database.connection, node.digest)
-        if sum(one.size for one in extents) == info.nar_size:
+        if sum(one.nar_size for one in extents) == info.nar_size:
             for data in read_extents(store.blobs, extents):
                 write(data)
         if written() == info.nar_size:

@@ -16,6 +16,7 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from eka.cli import cli
+from eka_runtime.castore import intake
 from eka_runtime.store.gc import collect
 from eka_runtime.store.store import Store
 from tests.stores import assert_clean
@@ -31,8 +32,16 @@ LARGE = Dir(tuple((b"f%d" % n, File(os.urandom(600_000))) for n in range(3)))
 ROWS = Dir(tuple((b"link-%05d" % n, Link(b"/target" * 10)) for n in range(8000)))
 """Trees of one or two megabytes: what small files have goes into a pack, what large ones have
 into files, and links are in their directory, which is a row."""
+APART = Dir(tuple((b"f%02d" % n, File(os.urandom(70_000))) for n in range(25)))
+"""As LARGE, for files that another process writes."""
 MIXED = Dir(((b"large", LARGE), (b"packed", PACKED), (b"rows", ROWS)))
-TREES: dict[str, Tree] = {"packed": PACKED, "large": LARGE, "rows": ROWS, "mixed": MIXED}
+TREES: dict[str, Tree] = {
+    "packed": PACKED,
+    "large": LARGE,
+    "rows": ROWS,
+    "mixed": MIXED,
+    "apart": APART,
+}
 
 
 def eka(root: Path, *words: object) -> Result:
@@ -75,10 +84,16 @@ def _begin(root: Path, source: Path) -> str:
     return path
 
 
+def _tree(kind: str, outside: Path) -> Path:
+    if kind == "apart":
+        intake.APART_FROM = 2
+    return to_disk(TREES[kind], outside / "tree")
+
+
 def fails_until_it_fits(root: Path, outside: Path, kind: str) -> None:
     """Adds with more and more room until there is enough; whatever it lacks, nothing is harmed."""
     before = _begin(root, outside / "source")
-    source = to_disk(TREES[kind], outside / "tree")
+    source = _tree(kind, outside)
     free, failures, found = 0, 0, ""
     while not found:
         with filled(root, free):
@@ -103,7 +118,7 @@ def fails_until_it_fits(root: Path, outside: Path, kind: str) -> None:
 def the_same_works_with_room(root: Path, outside: Path, kind: str) -> None:
     """One failure in the middle, then success, and nothing is left of the failure."""
     _begin(root, outside / "source")
-    source = to_disk(TREES[kind], outside / "tree")
+    source = _tree(kind, outside)
     with filled(root, 500_000):
         expect(eka(root, "add", source), 24)
     with Store.open(root / "store") as store:

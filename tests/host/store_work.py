@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from eka_runtime.castore import hashing, recorder
+from eka_runtime.castore import hashing, intake, recorder
 from eka_runtime.castore import tree as tree_module
 from eka_runtime.castore.node import DirectoryNode, FileNode
 from eka_runtime.castore.removal import remove_tree
@@ -205,7 +205,7 @@ def work(arguments: list[str], tell: Print) -> None:
     rng = random.Random(job.seed)
     if job.seed % 2:
         # Helpers as for thousands of files, and for long streams.
-        tree_module.HELPED_FROM, hashing.APART = 2, 1 << 18
+        tree_module.HELPED_FROM, hashing.APART, intake.APART_FROM = 2, 1 << 18, 1
     if job.seed % 3:
         # The NARs of its trees lie in packs, in small parts.
         recorder._FLUSH, recorder._WORTH = 1 << 10, 0

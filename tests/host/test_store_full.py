@@ -47,6 +47,7 @@ def _on_a_small_disk(place: Path, function: str, *arguments: str) -> str:
     [
         ("packed", ("No space left on device",)),
         ("large", ("No space left on device",)),
+        ("apart", ("No space left on device",)),
         ("rows", ("the disk is full",)),
         ("mixed", ("No space left on device", "the disk is full")),
     ],
@@ -57,7 +58,7 @@ def test_an_add_that_does_not_fit(tmp_path: Path, kind: str, texts: tuple[str, .
         assert text in said
 
 
-@pytest.mark.parametrize("kind", ["packed", "large", "rows", "mixed"])
+@pytest.mark.parametrize("kind", ["packed", "large", "apart", "rows", "mixed"])
 def test_the_same_works_when_there_is_room(tmp_path: Path, kind: str) -> None:
     _on_a_small_disk(tmp_path, "the_same_works_with_room", kind)
 

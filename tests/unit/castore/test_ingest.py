@@ -284,7 +284,11 @@ def test_a_large_file_that_changes_its_size_meanwhile(
         _Meddling(source, size) as nar_hash,
         Intake(batch) as intake,
         TreeReader(
-            os.fsencode(source), Assembly(batch), intake, nar_hash, NarRecorder(batch)
+            os.fsencode(source),
+            Assembly(batch),
+            intake,
+            nar_hash,
+            NarRecorder(batch, intake.beside),
         ) as reader,
         pytest.raises(CastoreError, match=f"{source} changed its size"),
     ):
