@@ -7,12 +7,16 @@ is taken is done by the same code as there (`commands/storing.py`).
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from functools import partial
 
 from eka.context import Context
 
 Action = Callable[[Context], None]
+
+# As many come before the collector looks at them.
+_OBJECTS = 1 << 17
 
 
 def attempt(words: list[str]) -> None:
@@ -22,6 +26,8 @@ def attempt(words: list[str]) -> None:
         return
     from eka.report import leave, run_guarded
 
+    # Entries and rows by the hundred thousand, of which none is garbage: looking for it takes 3 %.
+    gc.set_threshold(_OBJECTS)
     context = Context()
     leave(run_guarded(context.output, lambda: action(context)))
 

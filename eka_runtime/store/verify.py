@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -134,7 +134,7 @@ class _Check:
         self._shown: set[B3Digest] = set()
         self._hashed = 0, 0
         self._blob_rows = self._count_to_compare = 0
-        self._files_to_compare: list[tuple[B3Digest, list[tuple[bytes, FileNode]]]] = []
+        self._to_compare: list[tuple[Directory, list[FileNode]]] = []
         self._files: dict[str, int] = {}
         self._packs: dict[int, int] = {}
 
@@ -178,11 +178,13 @@ class _Check:
                     self._lost_directories.add(B3Digest(digest))
                 continue
             self._sizes[digest] = directory.size
-            self._files_of(directory)
-            for name, child in directory.entries:
-                if isinstance(child, DirectoryNode):
-                    below = self._below.setdefault(directory.digest, [])
-                    below.append((os.fsdecode(name), child))
+            files = [node for _, node in directory.entries if type(node) is FileNode]
+            if len(files) < len(directory.entries):
+                self._below[directory.digest] = _directories_of(directory)
+            self._to_compare.append((directory, files))
+            self._count_to_compare += len(files)
+            if self._count_to_compare >= _AT_ONCE:
+                self._compare_files()
         self._compare_files()
 
     def trees(self) -> None:
@@ -199,32 +201,28 @@ class _Check:
                     seen.add(child.digest)
                     pending.append(child.digest)
 
-    def _files_of(self, directory: Directory) -> None:
-        files = [(name, node) for name, node in directory.entries if isinstance(node, FileNode)]
-        self._files_to_compare.append((directory.digest, files))
-        self._count_to_compare += len(files)
-        if self._count_to_compare >= _AT_ONCE:
-            self._compare_files()
-
     def _compare_files(self) -> None:
         """Whether the blobs that directories name are there, of many directories at once."""
-        some, self._files_to_compare, self._count_to_compare = self._files_to_compare, [], 0
-        known = self._blob_sizes({node.digest for _, files in some for _, node in files})
-        for digest, files in some:
-            for name, node in files:
-                if known.get(node.digest) != node.size and (lack := self._blob_lack(node, known)):
-                    detail = f"entry {os.fsdecode(name)}: {lack}"
-                    self._lacks.setdefault(digest, []).append(detail)
+        some, self._to_compare, self._count_to_compare = self._to_compare, [], 0
+        known = self._blob_sizes([node.digest for _, files in some for node in files])
+        for directory, files in some:
+            # Most lack nothing, and every file of the store passes here.
+            if [known.get(node[0]) for node in files] != [node[1] for node in files]:
+                self._lacks[directory.digest] = list(self._lacking(directory, known))
 
-    def _blob_sizes(self, digests: Set[B3Digest]) -> dict[bytes, int]:
+    def _lacking(self, directory: Directory, known: dict[bytes, int]) -> Iterator[str]:
+        for name, node in directory.entries:
+            if isinstance(node, FileNode) and (lack := self._blob_lack(node, known)):
+                yield f"entry {os.fsdecode(name)}: {lack}"
+
+    def _blob_sizes(self, digests: Sequence[B3Digest]) -> dict[bytes, int]:
         known: dict[bytes, int] = {}
         with self._attempt("database", self._store.layout.database):
             database = self._store.database
             if self._blob_rows < _SCAN_MAX * len(digests):
                 return dict(database.connection.execute("select digest, size from blob"))
-            every = list(digests)
-            for first in range(0, len(every), AT_ONCE):
-                known.update(database.look_up(_SIZES, every[first : first + AT_ONCE]))
+            for first in range(0, len(digests), AT_ONCE):
+                known.update(database.look_up(_SIZES, digests[first : first + AT_ONCE]))
         return known
 
     def paths(self) -> None:
@@ -291,7 +289,7 @@ class _Check:
                 self._lost_directories.add(node.digest)
             return _size_lack("directory", node, known)
         if isinstance(node, FileNode):
-            return self._blob_lack(node, self._blob_sizes({node.digest}))
+            return self._blob_lack(node, self._blob_sizes([node.digest]))
         return None
 
     def _blob_lack(self, node: FileNode, sizes: dict[bytes, int]) -> str | None:
@@ -337,6 +335,14 @@ class _Check:
     def _problem(self, kind: str, subject: object, detail: object) -> None:
         self._problems += 1
         self._report(Problem(kind, str(subject), str(detail)))
+
+
+def _directories_of(directory: Directory) -> list[tuple[str, DirectoryNode]]:
+    return [
+        (os.fsdecode(name), child)
+        for name, child in directory.entries
+        if isinstance(child, DirectoryNode)
+    ]
 
 
 def _size_lack(what: str, node: DirectoryNode | FileNode, known: int | None) -> str | None:
