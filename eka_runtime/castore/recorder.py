@@ -97,7 +97,7 @@ class NarRecorder:
         self._due = self._at
 
     def feed(self, data: _Data) -> None:
-        """The next bytes of the NAR. What is not a memoryview must not change any more."""
+        """The next bytes of the NAR. Only of a memoryview, if not of bytes, they may change."""
         begin, self._position = self._position, self._position + len(data)
         view = memoryview(data)
         while self._skips and self._skips[0][0] < self._position:
@@ -125,8 +125,9 @@ class NarRecorder:
             self._batch.add_extents(node.digest, [_extent(one) for one in self._written])
 
     def _keep(self, data: _Data, view: memoryview) -> None:
-        # A view of somebody's buffer, which is used again.
-        self._pieces.append(memoryview(bytes(view)) if isinstance(data, memoryview) else view)
+        # A view of somebody's buffer, which is used again, if not of bytes.
+        transient = isinstance(data, memoryview) and not isinstance(view.obj, bytes)
+        self._pieces.append(memoryview(bytes(view)) if transient else view)
         self._kept += len(view)
 
     def _flush(self) -> None:

@@ -18,6 +18,7 @@ from eka_runtime.errors import NarError
 
 Read = Callable[[int], bytes]
 Write = Callable[[bytes], object]
+Tee = Callable[[bytes | memoryview], object]
 
 # Reads of the source: of this size through the buffer, up to the larger one past it. Throughput
 # is flat from 256 KiB to 4 MiB; no stated length can make a single read larger than this.
@@ -60,7 +61,7 @@ class NarReader:
         self._base = 0  # offset of the buffer's first byte in the source
         self._position = 0
         self._remaining = 0  # unread contents of the file at hand
-        self._tee: Write | None = None
+        self._tee: Tee | None = None
         self._teed = 0  # buffer index up to which the tee has seen the bytes
 
     @property
@@ -73,9 +74,10 @@ class NarReader:
         return NarError(f"{self.subject}, byte {at}: {problem}")
 
     @contextmanager
-    def tee(self, update: Write) -> Iterator[None]:
+    def tee(self, update: Tee) -> Iterator[None]:
         """Hands every byte consumed inside the `with` to `update`, in order and in large pieces.
 
+        They are bytes, or memoryviews of bytes: nothing changes them any more.
         All have been handed over when the block ends normally.
         """
         if self._tee is not None:
@@ -89,7 +91,7 @@ class NarReader:
 
     def _flush_tee(self) -> None:
         if self._tee is not None and self._position > self._teed:
-            self._tee(self._buffer[self._teed : self._position])
+            self._tee(memoryview(self._buffer)[self._teed : self._position])
             self._teed = self._position
 
     def _fill(self) -> bool:
