@@ -30,13 +30,15 @@ _CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.truncate", "os.link", "os.
 def die_at(number: int, connection: Connection) -> None:
     """From now on, this process kills itself right before the change of this number.
 
-    Changes are transactions and commits of the connection, and whatever moves or removes a file.
+    Changes are transactions and commits of the connection, and whatever moves or removes a file;
+    one of a process that it forked to help is the end of both.
     """
-    left = number
+    left, ours = number, os.getpid()
 
     def step() -> None:
         nonlocal left
         if not left:
+            os.kill(ours, signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
         left -= 1
 

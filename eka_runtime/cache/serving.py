@@ -45,6 +45,7 @@ from eka_runtime.nix.narinfo import MIME, NarInfo, format_narinfo
 from eka_runtime.nix.path import HASH_LENGTH
 from eka_runtime.nix.tokens import Read
 from eka_runtime.store.pathinfo import PathInfo
+from eka_runtime.store.transfer import nar_stream
 
 if TYPE_CHECKING:
     from eka_runtime.nix.signing import SecretKey
@@ -240,7 +241,7 @@ class Cache:
         """The NAR; its last piece only when all was right."""
         with StreamHash() as hashing:
             last = b""
-            for piece in nar_pieces(info.node, self.store.blobs, self.store.directories):
+            for piece in nar_stream(self.store, info):
                 hashing.update(piece)
                 if last:
                     yield last

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
@@ -128,20 +128,34 @@ def write_checked_nar(store: Store, info: PathInfo, write: Write | None) -> None
 def _write_nar(
     store: Store, info: PathInfo, write: Callable[[bytes], object], written: Callable[[], int]
 ) -> None:
-    node = info.node
-    if isinstance(node, DirectoryNode):
-        extents = extents_of(store.database.connection, node.digest)
-        if sum(one.nar_size for one in extents) == info.nar_size:
-            for data in read_extents(store.blobs, extents):
-                write(data)
-        if written() == info.nar_size:
-            return
-    if not written():
-        write_nar(node, store.blobs, store.directories, write)
-        return
-    # Some extent is not there any more, or not what it was: the rest is put together.
-    for data in nar_pieces(node, store.blobs, store.directories, written()):
+    for data in _from_extents(store, info):
         write(data)
+    if not written():
+        # A little faster than what can begin anywhere.
+        write_nar(info.node, store.blobs, store.directories, write)
+    elif written() < info.nar_size:
+        for data in nar_pieces(info.node, store.blobs, store.directories, written()):
+            write(data)
+
+
+def nar_stream(store: Store, info: PathInfo) -> Iterator[bytes]:
+    """The NAR of a path in pieces of some 256 KiB, not compared with its hash.
+
+    From its extents as far as those are what they were; the rest is put together.
+    """
+    written = 0
+    for data in _from_extents(store, info):
+        written += len(data)
+        yield data
+    if written < info.nar_size:
+        yield from nar_pieces(info.node, store.blobs, store.directories, written)
+
+
+def _from_extents(store: Store, info: PathInfo) -> Iterator[bytes]:
+    if isinstance(info.node, DirectoryNode):
+        extents = extents_of(store.database.connection, info.node.digest)
+        if sum(one.nar_size for one in extents) == info.nar_size:
+            yield from read_extents(store.blobs, extents)
 
 
 def restore(store: Store, node: Node, dest: Path) -> None:

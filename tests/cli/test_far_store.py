@@ -220,7 +220,8 @@ def test_a_silent_service_can_be_interrupted(
             peer, _ = silent.accept()
             with peer:
                 process.send_signal(signal.SIGINT)
-                assert process.wait() == 130
+                _, said = process.communicate()
+                assert process.returncode == 130, said.decode()
                 # The process that fetches is gone as well: its end of the line is closed.
                 while peer.recv(1 << 16):
                     pass

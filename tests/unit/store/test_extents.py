@@ -26,6 +26,7 @@ from eka_runtime.store.gc import collect
 from eka_runtime.store.pathinfo import PathInfo
 from eka_runtime.store.roots import Root
 from eka_runtime.store.store import Store
+from eka_runtime.store.transfer import nar_stream
 from tests.stores import assert_clean, problems
 from tests.unit.castore import harm
 from tests.unit.castore.test_ingest import NASTY
@@ -172,7 +173,9 @@ def test_damage_between_contents_does_no_harm(store: Store) -> None:
             sound = sum(before.nar_size for before in extents[:number])
             assert _from_extents(store, info) == to_nar(MIXED)[:sound]
             assert read(store, info) == to_nar(MIXED)
+            assert b"".join(nar_stream(store, info)) == to_nar(MIXED)
             assert problems(store) == []
+    assert b"".join(nar_stream(store, info)) == to_nar(MIXED)
     assert _from_extents(store, info) == to_nar(MIXED)
 
 
