@@ -80,6 +80,12 @@ def _drop_output() -> None:
 
 
 def _bug(output: Output) -> int:
+    error = sys.exc_info()[1]
+    while error is not None:
+        # What fails while Ctrl-C ends everything is no news.
+        if isinstance(error, KeyboardInterrupt):
+            return EXIT_INTERRUPTED
+        error = error.__context__
     import traceback
 
     traceback.print_exc()

@@ -49,11 +49,19 @@ def test_every_failure_has_a_status(capfd: pytest.CaptureFixture[str]) -> None:
     def fail(error: BaseException) -> None:
         raise error
 
+    def fail_at_the_end() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ValueError("closed already")
+
     output = Output()
     assert run_guarded(output, lambda: None) == 0
     assert run_guarded(output, lambda: 5) == 5
     assert run_guarded(output, lambda: fail(HeaderError("x"))) == HeaderError.exit_code
     assert run_guarded(output, lambda: fail(KeyboardInterrupt())) == EXIT_INTERRUPTED
+    assert run_guarded(output, fail_at_the_end) == EXIT_INTERRUPTED
+    assert capfd.readouterr().err.count("bug") == 0
     assert run_guarded(output, lambda: fail(ZeroDivisionError())) == EXIT_BUG
     assert "this is a bug in eka" in capfd.readouterr().err
 
