@@ -69,8 +69,10 @@ class NarRecorder:
         self._batch = batch
         self._beside = beside
         self._position = 0  # in the NAR
+        # Large contents that were announced: from where to where, and how much altogether.
         self._skips: deque[tuple[int, int]] = deque()
-        self._skipped = 0  # of what was announced
+        self._skipped = 0
+        self._at = 0  # of the last of them, in what is kept
         # What is kept, and not flushed yet: from `_base` on.
         self._pieces: list[memoryview] = []
         self._base = self._kept = 0
