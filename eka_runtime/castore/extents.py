@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from blake3 import blake3
 
 from eka_runtime.castore.digest import B3Digest
-from eka_runtime.castore.services import require_blob
-from eka_runtime.errors import StoreCorrupt, StoreError
+from eka_runtime.castore.services import blob_pieces
+from eka_runtime.errors import StoreError
 
 if TYPE_CHECKING:
     from eka_runtime.castore.blobs import LocalBlobs
@@ -67,7 +67,6 @@ ROWS = """
 
 # Larger ones would come from the kernel, and go back to it, each time.
 _PIECE = 1 << 18
-_REPAIR = "run `eka store verify`"
 # Written ones have a mebibyte and a little; more is not read at once, whatever a row says.
 _SIZE_MAX = 1 << 23
 _CUT = Struct("<IQ32s")
@@ -226,7 +225,7 @@ def read_extents(blobs: LocalBlobs, extents: Iterable[Extent]) -> Iterator[bytes
         position = 0
         for at, size, digest in cuts_of(one):
             yield from _pieces(buffer.view[position:at])
-            yield from _contents(blobs, B3Digest(digest), size)
+            yield from blob_pieces(blobs, B3Digest(digest), size)
             position = at
         yield from _pieces(buffer.view[position:])
 
@@ -234,16 +233,6 @@ def read_extents(blobs: LocalBlobs, extents: Iterable[Extent]) -> Iterator[bytes
 def _pieces(view: memoryview) -> Iterator[bytes]:
     for first in range(0, len(view), _PIECE):
         yield bytes(view[first : first + _PIECE])
-
-
-def _contents(blobs: LocalBlobs, digest: B3Digest, size: int) -> Iterator[bytes]:
-    with require_blob(blobs, digest) as reader:
-        left = size
-        while left and (data := reader.read(min(left, _PIECE))):
-            left -= len(data)
-            yield data
-        if left or reader.read(1):
-            raise StoreCorrupt(f"blob {digest} does not have {size} bytes", hint=_REPAIR)
 
 
 def _select(

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from eka_runtime.castore.node import DirectoryNode, FileNode, Node, SymlinkNode
 from eka_runtime.castore.render import Entry, directory_entries, with_contents
-from eka_runtime.castore.services import BlobService, DirectoryService, require_blob
-from eka_runtime.errors import StoreCorrupt
+from eka_runtime.castore.services import BlobService, DirectoryService, blob_pieces
 from eka_runtime.nix.nar import (
     DIRECTORY_OPEN,
     ENTRY_CLOSE,
@@ -84,26 +83,10 @@ def _bytes(parts: Iterator[_Part], blobs: BlobService, skip: int) -> Iterator[by
             skip -= size
             continue
         if isinstance(part, FileNode):
-            yield from _contents(part, blobs, skip)
+            yield from blob_pieces(blobs, part.digest, part.size, skip)
         else:
             yield part[skip:]
         skip = 0
-
-
-def _contents(node: FileNode, blobs: BlobService, start: int) -> Iterator[bytes]:
-    with require_blob(blobs, node.digest) as reader:
-        if start:
-            reader.seek(start)
-        left = node.size - start
-        while left:
-            data = reader.read(min(left, _PIECE))
-            if not data:
-                raise StoreCorrupt(f"blob {node.digest} has fewer than {node.size} bytes")
-            left -= len(data)
-            yield data
-        # The end must be seen, too: services verify the digest there.
-        if reader.read(1):
-            raise StoreCorrupt(f"blob {node.digest} has more than {node.size} bytes")
 
 
 def _parts(node: Node, blobs: BlobService | None, directories: DirectoryService) -> Iterator[_Part]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from eka_runtime.castore.node import DirectoryNode, FileNode, Node, SymlinkNode
 from eka_runtime.castore.services import (
     BlobService,
     DirectoryService,
     SmallBlobs,
-    require_blob,
+    blob_pieces,
     require_directory,
 )
 from eka_runtime.errors import StoreCorrupt
@@ -104,31 +104,8 @@ def with_contents(
 
 
 def _write_file(sink: NarWriter, name: bytes, node: FileNode, blobs: BlobService) -> None:
-    with require_blob(blobs, node.digest) as reader:
-        checked = _SizedReader(reader, node)
-        sink.file(name, node.executable, node.size, checked.read)
-        checked.check_end()
-
-
-class _SizedReader:
-    """A blob of which more or less than its size is never read silently."""
-
-    def __init__(self, reader: BinaryIO, node: FileNode) -> None:
-        self._reader = reader
-        self._node = node
-
-    def read(self, size: int) -> bytes:
-        data = self._reader.read(size)
-        if not data:
-            raise self._wrong_size("fewer")
-        return data
-
-    def check_end(self) -> None:
-        if self._reader.read(1):
-            raise self._wrong_size("more")
-
-    def _wrong_size(self, how: str) -> StoreCorrupt:
-        return StoreCorrupt(
-            f"blob {self._node.digest} has {how} than {self._node.size} bytes",
-            hint="run `eka store verify`",
-        )
+    pieces = blob_pieces(blobs, node.digest, node.size)
+    # Not longer than what is asked for: both know the same size.
+    sink.file(name, node.executable, node.size, lambda size: next(pieces, b""))
+    # To its end, where sizes are compared.
+    next(pieces, None)

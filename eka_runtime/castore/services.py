@@ -15,6 +15,9 @@ from eka_runtime.castore.digest import B3Digest
 from eka_runtime.castore.node import Directory
 from eka_runtime.errors import StoreCorrupt
 
+# Larger ones would come from the kernel, and go back to it, each time.
+_PIECE = 1 << 18
+
 Read = Callable[[int], bytes]
 """`read(n)` returns 1..n bytes, b"" at the end."""
 
@@ -69,6 +72,24 @@ def require_blob(blobs: BlobService, digest: B3Digest) -> BinaryIO:
     if reader is None:
         raise StoreCorrupt(f"blob {digest} is missing", hint="run `eka store verify`")
     return reader
+
+
+def blob_pieces(blobs: BlobService, digest: B3Digest, size: int, start: int = 0) -> Iterator[bytes]:
+    """The contents from byte `start` on, in pieces of up to 256 KiB, not verified.
+
+    Raises StoreCorrupt when it is missing or, at the end, does not have `size` bytes.
+    """
+    with require_blob(blobs, digest) as reader:
+        if start:
+            reader.seek(start)
+        left = size - start
+        while left and (data := reader.read(min(left, _PIECE))):
+            left -= len(data)
+            yield data
+        # The end must be seen, too: services verify the digest there.
+        if left or reader.read(1):
+            problem = f"blob {digest} has {'fewer' if left else 'more'} than {size} bytes"
+            raise StoreCorrupt(problem, hint="run `eka store verify`")
 
 
 def require_directory(directories: DirectoryService, digest: B3Digest) -> Directory:
