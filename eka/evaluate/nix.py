@@ -31,15 +31,22 @@ _REFUSED = (
     r"|access to (?P<what>(?:absolute |canonical )?path|URI) '(?P<place>[^'\n]*)' is forbidden"
     r"|(?P<store>'/nix/store/[^'\n]*') is not an input of this evaluation"
     # What is beside a directory of an atom was not shown; what is missing in it is just missing.
-    r"|getting status of (?P<absent>'/(?:nix/store/|eka(?:/[^/'\n]*){0,3}')[^'\n]*'?)"
-    r": No such file or directory"
+    r"|(?:getting status of|opening file|reading directory|path)"
+    r" (?P<absent>'?/nix/store/[^'\n]*'?|'/eka(?:/[^/'\n]*){0,3}'"
+    r"|'/eka/atoms/\d+/(?!source[/'])[^/'\n]*)[^'\n]*'?"
+    r"(?:: No such file or directory| does not exist)"
 )
 _OURS = r"eka: (no attribute|no derivation): (.+)"
-_ERROR = r"(?m)^(\s*)error: ?"
+_ERROR = r"(?m)^ *error: ?"
 _NOISE = (
     r"(?m)^warning: (the group 'nixbld'|unable to load nss_dns|.*'/homeless-shelter').*\n"
-    r"|^\(use '--show-trace'.*\n?"
+    r"|^ *\((use '--show-trace'|stack trace truncated|\d+ duplicate frames).*\n?"
 )
+# Of a source, beside a place in it: what stands there was not said by anybody.
+_SOURCE = r"(?m)^ *\d*\|.*\n?"
+_FRAME = r"(?m)^ *(?=… )"
+_FRAMES = 3
+_OWN = " at /eka/nix/"
 
 
 class NixEvaluator(NamedTuple):
@@ -66,7 +73,7 @@ class NixEvaluator(NamedTuple):
         options = [word for item in _OPTIONS.items() for word in ("--option", *item)]
         # All that is shown at /nix/store is an input, or was added by this evaluation.
         paths = [word for place in (*readable, STORE_DIR) for word in ("-I", place)]
-        mode = ("--eval", "--strict", "--json", "--read-write-mode")
+        mode = ("--eval", "--strict", "--json", "--read-write-mode", "--show-trace")
         words = (*(loader if self.wrapped else ()), program, *mode, *options, *paths, entry)
         return Command(words)
 
@@ -81,15 +88,38 @@ class NixEvaluator(NamedTuple):
 
 def failure(answer: Answer) -> EvaluationError | EvaluatorMissing:
     """What an evaluator that failed has said, as an error."""
-    text = re.sub(_NOISE, "", answer.err).strip()
-    if match := re.search(_REFUSED, text):
-        return _refusal(match, text)
-    if match := re.search(_OURS, text):
+    text = _in_order(re.sub(_NOISE, "", answer.err).strip())
+    said = re.sub(_SOURCE, "", text)
+    if match := re.search(_REFUSED, said):
+        return _refusal(match, said)
+    if match := re.search(_OURS, said):
         return EvaluationError(match[2].strip())
-    if not re.search(_ERROR, text):
+    if not re.search(_ERROR, said):
         how = f"with status {answer.status}"
         return EvaluationError(f"the evaluator ended {how}: {text[-2000:] or 'it said nothing'}")
-    return EvaluationError(re.sub(_ERROR, r"\1", text, count=1).strip())
+    return EvaluationError(re.sub(_ERROR, "", text, count=1).strip())
+
+
+def _in_order(text: str) -> str:
+    """What is wrong first, and then the innermost places that led there and are not our own.
+
+    Nix before 2.20 says it in this order. Later ones begin with an empty `error:`, go from the
+    outside in, and say at the end what is wrong.
+    """
+    if not (first := re.search(_ERROR, text)):
+        return text
+    rest = text[first.end() :]
+    if rest.lstrip()[:1] == "…" and (last := re.search(_ERROR, rest)):
+        message, frames = rest[last.start() :], re.split(_FRAME, rest[: last.start()])[:0:-1]
+    else:
+        message, *frames = re.split(_FRAME, text[first.start() :])
+    theirs = [frame for frame in frames if " at " in frame and _OWN not in frame]
+    return "\n".join(map(_compact, (message, *theirs[:_FRAMES])))
+
+
+def _compact(part: str) -> str:
+    lines = [line.removeprefix(" " * 7) for line in part.splitlines()]
+    return "\n".join(line for line in lines if line.strip())
 
 
 def _refusal(match: re.Match[str], text: str) -> ImpureEvaluation:

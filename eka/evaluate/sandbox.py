@@ -327,10 +327,19 @@ def _read(out: int, err: int, say: Say) -> tuple[bytes, str]:
                 found[key.fd] += data
                 if not data:
                     selector.unregister(key.fd)
-            told = _tell(found[err], told, say)
-            if len(found[out]) > OUTPUT_LIMIT or len(found[err]) > ERROR_LIMIT:
+            told = _shortened(found[err], _tell(found[err], told, say))
+            if len(found[out]) > OUTPUT_LIMIT:
                 raise EvaluationError("the evaluator says more than can be taken in")
     return bytes(found[out]), found[err].decode("utf-8", "replace")
+
+
+def _shortened(text: bytearray, told: int) -> int:
+    """What has been told goes when there is too much, and the middle of an error."""
+    if len(text) > ERROR_LIMIT:
+        del text[:told]
+        told = 0
+        del text[ERROR_LIMIT // 4 : -(ERROR_LIMIT // 4)]
+    return told
 
 
 def _tell(text: bytearray, told: int, say: Say) -> int:
