@@ -15,11 +15,12 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from eka_runtime.closing import Closing
 from eka_runtime.errors import EkaError, StoreAccessError
 from eka_runtime.runtime.planned import Plan
 from eka_runtime.store.layout import Layout
@@ -47,51 +48,60 @@ def with_socket(plan: Plan, place: Path) -> Plan:
     return changed
 
 
-@contextmanager
-def served(
-    layout: Layout, say: Say, workbench: Callable[[], Workbench] | None = None
-) -> Iterator[Path]:
-    """The socket, as long as the block runs; then everything that was added is durable.
+class Served(Closing):
+    """A server at work. Once it is closed, everything that was added is durable."""
+
+    def __init__(self, place: Path, child: int, lifeline: int) -> None:
+        self.place = place
+        """The socket."""
+        self._child = child
+        self._lifeline = lifeline
+
+    def close(self) -> None:
+        if self._child:
+            os.close(self._lifeline)
+            os.waitpid(self._child, 0)
+            self._child = 0
+            with suppress(FileNotFoundError):
+                self.place.unlink()
+
+
+def served(layout: Layout, say: Say, workbench: Callable[[], Workbench] | None = None) -> Served:
+    """Serves until it is closed.
 
     `say` is told what goes wrong; with a `workbench` it builds. Raises StoreAccessError when there
     can be no socket.
     """
-    with _listening(layout) as (listening, place):
-        sys.stdout.flush()
-        reading, lifeline = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(lifeline)
-            _serve(layout, listening, reading, say, workbench)
-        os.close(reading)
-        try:
-            yield place
-        finally:
-            os.close(lifeline)
-            os.waitpid(child, 0)
+    listening, place = _listening(layout)
+    sys.stdout.flush()
+    reading, lifeline = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(lifeline)
+        _serve(layout, listening, reading, say, workbench)
+    os.close(reading)
+    listening.close()
+    return Served(place, child, lifeline)
 
 
-@contextmanager
-def _listening(layout: Layout) -> Iterator[tuple[socket.socket, Path]]:
+def _listening(layout: Layout) -> tuple[socket.socket, Path]:
     """In the store's tmp/, however long the name of that is: unix(7) takes 107 bytes."""
     place = layout.tmp / os.urandom(16).hex()
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        fd = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fd = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                made.bind(f"/proc/self/fd/{fd}/{place.name}")
-            finally:
-                os.close(fd)
-            os.chmod(place, 0o600)
-            made.listen(socket.SOMAXCONN)
-        except OSError as error:
-            raise StoreAccessError(f"cannot listen on `{place}`: {error.strerror}") from error
-        yield made, place
-    finally:
+            made.bind(f"/proc/self/fd/{fd}/{place.name}")
+        finally:
+            os.close(fd)
+        os.chmod(place, 0o600)
+        made.listen(socket.SOMAXCONN)
+    except OSError as error:
         made.close()
         with suppress(FileNotFoundError):
             place.unlink()
+        raise StoreAccessError(f"cannot listen on `{place}`: {error.strerror}") from error
+    return made, place
 
 
 def _serve(

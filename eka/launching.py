@@ -132,10 +132,12 @@ class Ready:
         arguments: Sequence[str],
         output: Output,
         change: Callable[[Plan], Plan] = lambda plan: plan,
+        ended: Callable[[int], None] | None = None,
     ) -> int:
         """Takes over the process; the caller ends it with the status.
 
-        `change` may put in what differs from one start to the next.
+        `change` may put in what differs from one start to the next. `ended` is called with the
+        status of the program, also where this does not return: it dies of a signal as the program.
         """
         for note in self.notes:
             output.warning(note)
@@ -147,7 +149,7 @@ class Ready:
             launch["plan"] = attend(launch["plan"], self.store, promised, caches, output)
         self.store.close()
         try:
-            return warm.start(launch, [os.fsencode(word) for word in arguments])
+            return warm.start(launch, [os.fsencode(word) for word in arguments], ended)
         except Refused as error:
             raise HostError(
                 f"the host refused a namespace it allowed before: {error}",

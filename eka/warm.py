@@ -30,6 +30,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
+    from eka_runtime.runtime.enter import Finished
+
     Record = dict[str, Any]
 
 FORMAT = b"eka launch record 4"
@@ -119,8 +121,11 @@ def cold(argv: list[bytes]) -> NoReturn:
     posix.execv(python, [python, b"-P", b"-m", b"eka.run", *argv])
 
 
-def start(launch: Record, arguments: list[bytes]) -> int:
-    """Runs a launch and returns its status, for `_exit`. Raises `enter.Refused`."""
+def start(launch: Record, arguments: list[bytes], ended: Finished | None = None) -> int:
+    """Runs a launch and returns its status, for `_exit`. Raises `enter.Refused`.
+
+    `ended` is called once the program has; whoever was told to die of a signal does not return.
+    """
     from eka_runtime.runtime.enter import enter
 
     names = launch["pass"]
@@ -130,13 +135,19 @@ def start(launch: Record, arguments: list[bytes]) -> int:
     # A passed variable takes the place of one that the bundle sets: programs see the first.
     stated = [text for text in launch["env"] if text.partition(b"=")[0] not in passed]
     variables = [name + b"=" + value for name, value in passed.items()]
-    finished = None
+    finished = [ended]
     if "ledger" in launch:
         from eka.ledger import begin
 
-        finished = begin(*launch["ledger"])
+        finished.append(begin(*launch["ledger"]))
     words = [*launch["args"], *arguments]
-    return enter(launch["plan"], words, [*stated, *variables], finished)
+
+    def tell(code: int) -> None:
+        for one in finished:
+            if one:
+                one(code)
+
+    return enter(launch["plan"], words, [*stated, *variables], tell)
 
 
 def _passed(names: list[bytes], stated: list[bytes]) -> dict[bytes, bytes]:

@@ -69,9 +69,12 @@ def command(
             require_full_sandbox(ready)
         if named is not None:
             os._exit(ready.start(arguments, context.output))
-        with served(ready.store.layout, context.output.warning, workbench(context)) as place:
+        with served(ready.store.layout, context.output.warning, workbench(context)) as server:
             status = ready.start(
-                arguments, context.output, change=lambda plan: with_socket(plan, place)
+                arguments,
+                context.output,
+                change=lambda plan: with_socket(plan, server.place),
+                ended=lambda status: server.close(),
             )
         _keep_profiles(context)
         os._exit(status)
