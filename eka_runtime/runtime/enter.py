@@ -350,7 +350,9 @@ class Launch:
             return NOT_FOUND
         if b"exec: " in log:  # runc
             return NOT_FOUND if b"no such file" in log else NOT_EXECUTABLE
-        return NOT_EXECUTABLE if b"open executable" in log else FAILED
+        # crun, and a newer crun
+        odd = b"open executable" in log or (b"the path `" in log and b"not a regular file" in log)
+        return NOT_EXECUTABLE if odd else FAILED
 
 
 def _reap(program: int, report: int) -> None:
@@ -396,7 +398,7 @@ def render(plan: Plan, args: Sequence[bytes], env: Sequence[bytes], terminal: bo
         "args": ",".join(map(_quote, (*plan["init"], *words))),
         "env": ",".join(map(_quote, variables)),
         "terminal": _console_size() if terminal else "false",
-        "limits": _limits(plan["rlimits"]) if plan["rlimits"] else "",
+        "limits": _limits(plan["rlimits"], plan["descriptors"]) if plan["rlimits"] else "",
     }
     return b"".join(
         piece if isinstance(piece, bytes) else holes[piece].encode() for piece in plan["template"]
@@ -428,12 +430,15 @@ def _own_limit(name: str) -> tuple[int, int]:
     return soft, hard
 
 
-def _limits(wanted: Sequence[tuple[str, int, int]]) -> str:
-    """Never above the caller's own, which nobody may raise."""
+def _limits(wanted: Sequence[tuple[str, int, int]], descriptors: int) -> str:
+    """Never above the caller's own, which nobody may raise, but for what the runtime needs: runc
+    has them in force before it needs it. The program's shell lowers that again."""
     found = []
     for name, soft, hard in wanted:
         own = _own_limit(name)
-        soft, hard = min(soft, own[0]), min(hard, own[1])
+        raised = name == "RLIMIT_NOFILE" and soft > own[0]
+        least = min(descriptors, own[1]) if raised else 0
+        soft, hard = max(min(soft, own[0]), least), min(hard, own[1])
         found.append(f'{{"type":"{name}","soft":{soft},"hard":{hard}}}')
     return ",".join(found)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from eka_runtime.runtime.init import find_init
+from eka_runtime.runtime.launch import KINDS
 from tests.host.conftest import TIMEOUT, Box, bind
 from tests.host.test_launch_signals import children, started
 from tests.requirements import lacking, require
@@ -107,6 +108,8 @@ def test_covered_directories_are_empty_for_the_runtime(outer: Box) -> None:
 
 
 def test_readonly_trees_are_so_with_everything_mounted_in_them(outer: Box) -> None:
+    if not KINDS[outer.runtime].makes_cgroups:
+        return  # Those are what it is for; a newer crun makes a bind mount writable again.
     tree = outer.place / "tree"
     (tree / "sub").mkdir(parents=True)
     for path in (tree, tree / "sub"):
