@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from eka_runtime.nix.hashes import parse_hash
 from eka_runtime.store.store import Store
+from tests.builds import path_infos
 from tests.requirements import require
 from tests.seed import NIX_CONFIG, NixStore
 
@@ -101,9 +101,7 @@ def test_trees_have_the_same_paths_and_bytes(store: Store, nix: NixStore, tree: 
 
 
 def _field(nix: NixStore, path: str, key: str) -> object:
-    features = ("--extra-experimental-features", "nix-command")
-    (record,) = json.loads(nix.run("nix", *features, "path-info", "--json", path))
-    return record[key]
+    return path_infos(nix, [path])[path][key]
 
 
 def test_flat_files_have_the_same_paths_and_nar_hashes(
