@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from eka_runtime.errors import HostError
 from eka_runtime.linux.fuse import MAX_READ
@@ -75,8 +77,10 @@ def mounted(target: str) -> Iterator[int]:
         try:
             yield device
         finally:
-            _unmount(helper, target)
-            os.close(device)
+            try:
+                _unmount(helper, target)
+            finally:
+                os.close(device)
     finally:
         # Told that there is nothing to do; whoever dies before this line tells nothing.
         os.write(lifeline, b"x")
@@ -115,14 +119,33 @@ def _mount_with_helper(helper: str, target: str) -> int:
 def _unmount(helper: str | None, target: str) -> None:
     """At once for new users of names; whoever has something open in it keeps that."""
     if helper:
-        # An error means that somebody else has unmounted it.
-        subprocess.run([helper, "-u", "-z", "--", target], capture_output=True, check=False)
+        words = [helper, "-u", "-z", "--", target]
+        done = subprocess.run(words, capture_output=True, check=False)
+        # Where it is not there any more, somebody else has unmounted it.
+        if done.returncode != 0 and _is_there(target):
+            raise HostError(
+                f"cannot unmount `{target}`: {done.stderr.decode(errors='replace').strip()}",
+                hint=f"as root: `umount -l {target}`",
+            )
         return
     try:
         unmount(target)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOENT):
             raise
+
+
+def _is_there(target: str) -> bool:
+    """Without asking its server; proc_pid_mounts(5)."""
+    mounts = Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines()
+    places = {place for _, place, kind, *_ in map(str.split, mounts) if kind == "fuse.eka"}
+    above, name = os.path.split(os.path.abspath(target))
+    own = os.path.join(os.path.realpath(above), name)
+    return re.sub(r"[ \t\n\\]", _escaped, own) in places
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\{ord(match[0]):03o}"
 
 
 def _guard(helper: str | None, target: str) -> int:

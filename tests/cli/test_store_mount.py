@@ -70,6 +70,38 @@ def test_everybody_sees_it_until_a_signal(world: World, place: Path, how: int) -
     assert said == []
 
 
+def test_a_mount_that_stays_is_told(world: World, box: Path) -> None:
+    """As where there is no /etc/mtab, which fusermount3 asks when it unmounts."""
+    if world.user.label == "root":
+        return  # It asks nobody.
+    place, real = world.directory(f"{box.name}/a mount"), require("fusermount3")
+    helper = world.file(
+        world.directory(f"{box.name}/bin") / "fusermount3",
+        f'#!/bin/sh\n[ "$1" != -u ] || exit 1\nexec {real} "$@"\n',
+    )
+    helper.chmod(0o755)
+    path = f"{helper.parent}:{os.environ['PATH']}"
+    process = world.popen(
+        world.bin / "eka",
+        "store",
+        "mount",
+        place,
+        env={"PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == os.fsencode(place) + b"\n"
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 50
+        assert f"cannot unmount `{place}`" in errors.decode()
+    finally:
+        world.run(real, "-u", "-z", place)
+    assert not os.path.ismount(place)
+
+
 def test_it_may_be_unmounted_by_others(world: World, place: Path) -> None:
     helper = require("fusermount3")
     process = world.popen("eka", "store", "mount", place, stdout=subprocess.PIPE)
