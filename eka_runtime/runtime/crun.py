@@ -13,7 +13,6 @@ CRUN = Kind(
     options=("--root={state}", "--cgroup-manager=disabled"),
     adapt=nothing,
     clones_itself=True,
-    holds_mounts=True,
     raises_nofile=False,
     takes_bpf=True,
     threads=1,

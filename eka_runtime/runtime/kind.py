@@ -16,7 +16,6 @@ class Kind(NamedTuple):
     options: tuple[str, ...]
     adapt: Callable[[Config], None]
     clones_itself: bool  # copies its own file and starts anew unless that is read-only
-    holds_mounts: bool  # keeps a descriptor open for every bind mount
     raises_nofile: bool  # for itself, and leaves the program with that
     takes_bpf: bool  # a compiled system call filter, where a probe found so
     threads: int  # that it has at most, of its own

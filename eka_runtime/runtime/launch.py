@@ -81,7 +81,7 @@ def plan(
         if host.bpf:
             _compile_filter(config)
         init = _add_init(config, find_init()) if mode != "outer" else ()
-        descriptors = _needed_descriptors(config) if kind.holds_mounts else 0
+        descriptors = _needed_descriptors(config)
         limits = enforce(config, host, kind, mode, descriptors)
         rlimits = (*limits.rlimits, *_own_nofile(limits, kind))
         if rlimits:
@@ -344,7 +344,8 @@ def _add_init(config: Config, init: Init | None) -> tuple[str, ...]:
 
 
 def _needed_descriptors(config: Config) -> int:
-    """Generously; small numbers, that no one's limit is below, are not worth looking at."""
+    """One for every bind mount, generously: runtimes keep them open. Small numbers, that no one's
+    limit is below, are not worth looking at."""
     needed = 100 + 2 * len(config.get("mounts", []))
     return needed if needed > _SMALLEST_NOFILE else 0
 

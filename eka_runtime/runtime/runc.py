@@ -38,7 +38,6 @@ RUNC = Kind(
     options=("--root={state}",),
     adapt=adapt,
     clones_itself=False,
-    holds_mounts=True,
     raises_nofile=True,
     takes_bpf=False,
     threads=32,

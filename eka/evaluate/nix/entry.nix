@@ -118,11 +118,14 @@ let
     if names == [ ] then
       here
     else if !b.isAttrs here then
-      throw "eka: no attribute: ${place} is ${b.typeOf here}, and has no `${name}`"
+      throw "eka: no attribute: ${place} is ${kind here}, and has no `${name}`"
     else if !(here ? ${name}) then
       throw "eka: no attribute: ${place} has no `${name}`; it has ${listed (b.attrNames here)}"
     else
       select here.${name} (b.tail names) (if above == "" then name else "${above}.${name}");
+
+  # Of what `called` leaves as it is: it cannot tell `{ ... }:` from `x:`.
+  kind = value: if b.isFunction value then "a function that names no arguments" else b.typeOf value;
 
   listed =
     names:
@@ -164,7 +167,7 @@ let
         }
       ]
     else if !b.isAttrs here then
-      throw "eka: no derivation: ${if above == "" then "the value" else "`${above}`"} is ${b.typeOf here}"
+      throw "eka: no derivation: ${if above == "" then "the value" else "`${above}`"} is ${kind here}"
     else if above == request.attrText && here ? main then
       derivations here.main (attr "main")
     else

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 import pytest
 
 from eka.evaluate.evaluator import Answer
 from eka.evaluate.nix import failure
+from eka.evaluate.sandbox import ERROR_LIMIT, _read
 from eka_runtime.errors import ImpureEvaluation
 
 NEW = """\
@@ -94,6 +98,30 @@ def test_what_is_not_shown_was_refused(what: str) -> None:
     assert ABSENT[what] in str(found)
     told_of_a_path = f"error: path {what.split()[-1]} does not exist\n"
     assert isinstance(failure(Answer(1, b"", told_of_a_path)), ImpureEvaluation)
+
+
+def test_of_an_endless_trace_both_ends_are_kept() -> None:
+    lines = ["trace: on the way", "error: first", *["… a frame"] * 500_000, "error: last"]
+    text = "\n".join(lines).encode() + b"\n"
+    assert len(text) > ERROR_LIMIT
+    (out, out_end), (err, err_end) = os.pipe(), os.pipe()
+    os.close(out_end)
+
+    def write() -> None:
+        with open(err_end, "wb") as stream:
+            stream.write(text)
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    said: list[str] = []
+    _, kept = _read(out, err, said.append)
+    writing.join()
+    os.close(out)
+    os.close(err)
+    assert said == ["trace: on the way"]
+    assert len(kept) <= ERROR_LIMIT
+    assert kept.startswith("error: first\n")
+    assert kept.endswith("error: last\n")
 
 
 def test_what_is_missing_in_an_atom_is_just_missing() -> None:
