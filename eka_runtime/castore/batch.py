@@ -361,7 +361,8 @@ class Batch:
         self.blobs.appender.keep()
 
     def _insert_blobs(self, conn: sqlite3.Connection) -> None:
-        new = sorted(self._new_blobs.items())
+        # Comparing pairs takes twice as long.
+        new = [(digest, self._new_blobs[digest]) for digest in sorted(self._new_blobs)]
         before = conn.total_changes
         packed = [
             (digest, size, pack, start) for digest, (size, name, pack, start) in new if name is None
