@@ -73,14 +73,18 @@ def served(layout: Layout, say: Say, workbench: Callable[[], Workbench] | None =
     can be no socket.
     """
     listening, place = _listening(layout)
-    sys.stdout.flush()
-    reading, lifeline = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(lifeline)
-        _serve(layout, listening, reading, say, workbench)
-    os.close(reading)
-    listening.close()
+    with listening:
+        try:
+            sys.stdout.flush()
+            reading, lifeline = os.pipe()
+            child = os.fork()
+        except BaseException:
+            place.unlink()
+            raise
+        if child == 0:
+            os.close(lifeline)
+            _serve(layout, listening, reading, say, workbench)
+        os.close(reading)
     return Served(place, child, lifeline)
 
 
