@@ -8,7 +8,7 @@ to `eka.run`, which starts from nothing; so a record can only ever be unused, no
 
 CONSTRAINT: this runs before `site`, in an interpreter started with -ISE. It imports nothing beyond
 what that has loaded already, `marshal`, `_blake2`, `fcntl` and `eka_runtime.runtime.enter`
-(tests/unit/eka/test_warm_imports.py pins the set): `os` costs 2 ms; json, re, typing, pathlib and
+(tests/cli/test_warm.py pins the set): `os` costs 2 ms; json, re, typing, pathlib and
 subprocess as much each as the container runtime. No database is opened and nothing is parsed.
 
     $XDG_CACHE_HOME/eka/launch/<key>    one record, marshal of a dict, mode 0600
@@ -135,19 +135,19 @@ def start(launch: Record, arguments: list[bytes], ended: Finished | None = None)
     # A passed variable takes the place of one that the bundle sets: programs see the first.
     stated = [text for text in launch["env"] if text.partition(b"=")[0] not in passed]
     variables = [name + b"=" + value for name, value in passed.items()]
-    finished = [ended]
+    finished = [ended] if ended else []
     if "ledger" in launch:
         from eka.ledger import begin
 
-        finished.append(begin(*launch["ledger"]))
+        if noted := begin(*launch["ledger"]):
+            finished.append(noted)
     words = [*launch["args"], *arguments]
 
     def tell(code: int) -> None:
         for one in finished:
-            if one:
-                one(code)
+            one(code)
 
-    return enter(launch["plan"], words, [*stated, *variables], tell)
+    return enter(launch["plan"], words, [*stated, *variables], tell if finished else None)
 
 
 def _passed(names: list[bytes], stated: list[bytes]) -> dict[bytes, bytes]:
